@@ -1,0 +1,102 @@
+// Package event wakes those who wait for a mailbox to change.
+//
+// It is level-triggered: a waiter is woken at least once after the last
+// change, and learns nothing but that. Wake-ups coalesce and never block, so
+// a slow client cannot hold up a delivery, and nothing has to be buffered.
+// The package never carries a message and does not know what changed.
+//
+// All methods may be called from many goroutines.
+package event
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"madmail/internal/mailbox"
+)
+
+// Waker is told that something changed. Wake must return at once: set a flag,
+// fill a slot, poke a deadline. It may be called from any goroutine, also once
+// more just after the subscription was cancelled.
+type Waker interface{ Wake() }
+
+// shards spreads locks; a power of two.
+const shards = 64
+
+// Bus connects changes with waiters. Make one with New.
+type Bus struct {
+	shard [shards]shard
+}
+
+type shard struct {
+	mu sync.RWMutex // guards the field below
+	m  map[mailbox.Box]map[*Subscription]struct{}
+}
+
+// Subscription is one waiter's interest in one mailbox.
+type Subscription struct {
+	bus    *Bus
+	box    mailbox.Box
+	waker  Waker
+	closed atomic.Bool
+}
+
+// New returns an empty bus.
+func New() *Bus {
+	b := &Bus{}
+	for i := range b.shard {
+		b.shard[i].m = make(map[mailbox.Box]map[*Subscription]struct{})
+	}
+	return b
+}
+
+func (b *Bus) of(box mailbox.Box) *shard {
+	// FNV-1a over the two strings that name a mailbox.
+	h := uint32(2166136261)
+	for _, s := range [2]string{box.Account.Local(), box.Name} {
+		for i := 0; i < len(s); i++ {
+			h = (h ^ uint32(s[i])) * 16777619
+		}
+	}
+	return &b.shard[h%shards]
+}
+
+// Subscribe wakes w after each later Publish of box, until Close.
+func (b *Bus) Subscribe(box mailbox.Box, w Waker) *Subscription {
+	s := &Subscription{bus: b, box: box, waker: w}
+	sh := b.of(box)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	set := sh.m[box]
+	if set == nil {
+		set = make(map[*Subscription]struct{}, 1)
+		sh.m[box] = set
+	}
+	set[s] = struct{}{}
+	return s
+}
+
+// Close ends the subscription. It may be called twice.
+func (s *Subscription) Close() {
+	if s.closed.Swap(true) {
+		return
+	}
+	sh := s.bus.of(s.box)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	set := sh.m[s.box]
+	delete(set, s)
+	if len(set) == 0 {
+		delete(sh.m, s.box)
+	}
+}
+
+// Publish wakes everybody who waits for box.
+func (b *Bus) Publish(box mailbox.Box) {
+	sh := b.of(box)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	for s := range sh.m[box] {
+		s.waker.Wake()
+	}
+}

@@ -1,0 +1,62 @@
+package event
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"madmail/internal/address"
+	"madmail/internal/mailbox"
+)
+
+type counter struct{ n atomic.Int64 }
+
+func (c *counter) Wake() { c.n.Add(1) }
+
+func box(t *testing.T, addr, name string) mailbox.Box {
+	t.Helper()
+	a, err := address.Parse(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mailbox.Box{Account: a, Name: name}
+}
+
+func TestOnlyTheSubscribersOfAMailboxAreWoken(t *testing.T) {
+	b := New()
+	var in, other, gone counter
+	one, two := box(t, "a@x.org", "INBOX"), box(t, "b@x.org", "INBOX")
+	b.Subscribe(one, &in)
+	b.Subscribe(two, &other)
+	s := b.Subscribe(one, &gone)
+	s.Close()
+	s.Close()
+	b.Publish(one)
+	b.Publish(one)
+	if in.n.Load() != 2 || other.n.Load() != 0 || gone.n.Load() != 0 {
+		t.Errorf("woken %d, %d, %d times; want 2, 0, 0", in.n.Load(), other.n.Load(), gone.n.Load())
+	}
+}
+
+func TestNothingIsKeptForClosedSubscriptions(t *testing.T) {
+	b := New()
+	bx := box(t, "a@x.org", "INBOX")
+	var c counter
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				s := b.Subscribe(bx, &c)
+				b.Publish(bx)
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(b.of(bx).m); n != 0 {
+		t.Errorf("%d mailboxes kept after all subscriptions were closed", n)
+	}
+	if c.n.Load() < 800 {
+		t.Errorf("woken %d times, want at least 800", c.n.Load())
+	}
+}

@@ -1,0 +1,133 @@
+// Package quota counts the bytes that accounts use and reserves room for
+// deliveries. It knows numbers in memory; it does not know how bytes are
+// stored or why somebody wants them.
+//
+// The counters are the truth while the server runs. The store's hook adds and
+// subtracts the exact size of each stored and removed message; hydration and
+// repair set them from the disk.
+//
+// All methods may be called from many goroutines and none blocks on disk.
+package quota
+
+import (
+	"math"
+	"sync"
+
+	"madmail/internal/address"
+	"madmail/internal/fault"
+)
+
+// Unlimited is the limit of an account that has none.
+const Unlimited int64 = math.MaxInt64
+
+// Cache holds usage and reservations. Make one with New.
+type Cache struct {
+	limit func(address.Addr) int64
+
+	mu sync.Mutex // guards the field below
+	m  map[address.Addr]*entry
+}
+
+type entry struct {
+	used, messages, reserved int64
+}
+
+// New returns an empty cache. limit gives an account's storage limit in bytes;
+// it is called often, from many goroutines, and must only read memory.
+func New(limit func(address.Addr) int64) *Cache {
+	return &Cache{limit: limit, m: make(map[address.Addr]*entry)}
+}
+
+func (c *Cache) entryLocked(a address.Addr) *entry {
+	e := c.m[a]
+	if e == nil {
+		e = &entry{}
+		c.m[a] = e
+	}
+	return e
+}
+
+// Reservation is room set aside until Release.
+type Reservation struct {
+	c    *Cache
+	a    address.Addr
+	n    int64
+	once sync.Once
+}
+
+// Reserve sets n bytes of a's storage aside. The error is of kind fault.Full
+// when used, reserved and n together would pass the limit.
+//
+// The bytes that are stored are counted by the store's hook; so a reservation
+// is always released, whether the delivery succeeded or not.
+func (c *Cache) Reserve(a address.Addr, n int64) (*Reservation, error) {
+	limit := c.limit(a)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryLocked(a)
+	if n > limit-e.used-e.reserved {
+		return nil, fault.New(fault.Full, "Mailbox is full")
+	}
+	e.reserved += n
+	return &Reservation{c: c, a: a, n: n}, nil
+}
+
+// Release gives the room back. It may be called more than once.
+func (r *Reservation) Release() {
+	r.once.Do(func() {
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		e := r.c.entryLocked(r.a)
+		e.reserved -= r.n
+		if *e == (entry{}) {
+			delete(r.c.m, r.a)
+		}
+	})
+}
+
+// HasRoom reports whether n more bytes would fit now. It reserves nothing.
+func (c *Cache) HasRoom(a address.Addr, n int64) bool {
+	limit := c.limit(a)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.m[a]
+	if e == nil {
+		return n <= limit
+	}
+	return n <= limit-e.used-e.reserved
+}
+
+// Add counts stored (positive) or removed (negative) bytes and messages. It is
+// the store's hook.
+func (c *Cache) Add(a address.Addr, bytes, messages int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryLocked(a)
+	e.used = max(0, e.used+bytes)
+	e.messages = max(0, e.messages+messages)
+	if *e == (entry{}) {
+		delete(c.m, a)
+	}
+}
+
+// Usage returns used bytes, messages and the limit.
+func (c *Cache) Usage(a address.Addr) (used, messages, limit int64) {
+	limit = c.limit(a)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.m[a]; e != nil {
+		return e.used, e.messages, limit
+	}
+	return 0, 0, limit
+}
+
+// Total returns the sum over all accounts.
+func (c *Cache) Total() (bytes, messages int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.m {
+		bytes += e.used
+		messages += e.messages
+	}
+	return bytes, messages
+}
