@@ -1,0 +1,242 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/fault"
+	"madmail/internal/mailbox"
+	"madmail/internal/quota"
+)
+
+// MaxReceived is how many Received fields mark a message as going in circles
+// (RFC 5321 section 6.3).
+const MaxReceived = 50
+
+// Accounts answers from memory who exists.
+type Accounts interface {
+	Exists(a address.Addr) bool
+	Blocked(a address.Addr) bool
+}
+
+// Options are what New needs. All but Logger and Now must be set.
+type Options struct {
+	Store    mailbox.Store
+	Quota    *quota.Cache
+	Accounts Accounts
+	// Local says which domains are ours.
+	Local func(address.Domain) bool
+	// MaxSize is the size limit of a message, in octets, by door.
+	MaxSize func(Via) int64
+	Logger  *slog.Logger
+	Now     func() time.Time
+}
+
+// Service is the intake. All methods may be called from many goroutines.
+type Service struct {
+	Options
+	accepted, refused, stored atomic.Int64
+}
+
+// New checks o and returns the intake.
+func New(o Options) (*Service, error) {
+	switch {
+	case o.Store == nil:
+		return nil, errors.New("delivery: no store")
+	case o.Quota == nil:
+		return nil, errors.New("delivery: no quota")
+	case o.Accounts == nil:
+		return nil, errors.New("delivery: no accounts")
+	case o.Local == nil:
+		return nil, errors.New("delivery: no local domains")
+	case o.MaxSize == nil:
+		return nil, errors.New("delivery: no size limit")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Service{Options: o}, nil
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Accepted int64 // messages
+	Refused  int64 // messages
+	Stored   int64 // copies, one per local recipient
+}
+
+// Stats returns the counts.
+func (s *Service) Stats() Stats {
+	return Stats{Accepted: s.accepted.Load(), Refused: s.refused.Load(), Stored: s.stored.Load()}
+}
+
+// Check says whether a recipient may be named in e, before any data. It reads
+// memory only. A recipient of ours is never refused here for being unknown or
+// full: that would break group messages and tell strangers who exists; Accept
+// decides it when the whole envelope is known.
+//
+// The error is of kind fault.Refused for a recipient that this door does not
+// carry mail to.
+func (s *Service) Check(_ context.Context, e *Envelope, to address.Addr) error {
+	if s.Local(to.Domain()) {
+		return nil
+	}
+	if !rules[e.Via].relay {
+		return fault.New(fault.Refused, "Relaying denied")
+	}
+	return fault.New(fault.Refused, "This server does not deliver to other domains yet")
+}
+
+// Accept takes the message from r to its end and returns when it is durable in
+// the mailbox of every recipient that can have it.
+//
+// When r fails, or ctx ends, nothing is stored. Errors: fault.TooBig,
+// fault.Unencrypted, fault.Invalid for a message that breaks the format rules,
+// fault.Refused, fault.NotFound when no recipient exists, fault.Full when all
+// that exist are full, fault.Busy when the disk is full.
+func (s *Service) Accept(ctx context.Context, e *Envelope, r io.Reader) (Result, error) {
+	res, err := s.accept(ctx, e, r)
+	if err != nil {
+		s.refused.Add(1)
+		s.Logger.DebugContext(ctx, "message refused", "via", e.Via.String(), "from", e.From, "kind", fault.KindOf(err).String(), "err", err)
+		return res, err
+	}
+	s.accepted.Add(1)
+	s.stored.Add(int64(res.Local))
+	s.Logger.DebugContext(ctx, "message accepted", "via", e.Via.String(), "from", e.From, "size", res.Size, "local", res.Local, "failed", len(res.Failed))
+	return res, nil
+}
+
+func (s *Service) accept(ctx context.Context, e *Envelope, r io.Reader) (Result, error) {
+	if len(e.To) == 0 {
+		return Result{}, fault.New(fault.Invalid, "No recipients")
+	}
+	body, err := s.spool(ctx, e, r)
+	if err != nil {
+		return Result{}, err
+	}
+	defer body.Close()
+	return s.store(ctx, e, body)
+}
+
+// store puts the body into the mailboxes of those who can have it.
+func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Result, error) {
+	res := Result{Size: body.Size()}
+	received := e.Received
+	if received.IsZero() {
+		received = s.Now()
+	}
+	targets := make([]mailbox.Target, 0, len(e.To))
+	held := make([]*quota.Reservation, 0, len(e.To))
+	defer func() {
+		for _, h := range held {
+			h.Release()
+		}
+	}()
+	for _, to := range e.To {
+		h, err := s.admit(to, body.Size())
+		if err != nil {
+			res.Failed = append(res.Failed, Failure{To: to, Err: err})
+			continue
+		}
+		held = append(held, h)
+		targets = append(targets, mailbox.Target{
+			Box:      mailbox.Box{Account: to, Name: mailbox.Inbox},
+			Internal: received,
+		})
+	}
+	if len(targets) == 0 {
+		return res, s.nobody(res.Failed)
+	}
+	placed, err := s.Store.Deliver(ctx, targets, body)
+	if err != nil {
+		return res, err
+	}
+	for i, p := range placed {
+		if p.Err != nil {
+			res.Failed = append(res.Failed, Failure{To: targets[i].Box.Account, Err: p.Err})
+			continue
+		}
+		res.Local++
+	}
+	if res.Local == 0 {
+		return res, s.nobody(res.Failed)
+	}
+	return res, nil
+}
+
+// admit decides about one recipient and sets its room aside.
+func (s *Service) admit(to address.Addr, size int64) (*quota.Reservation, error) {
+	// A blocked name answers like one that never was.
+	if !s.Accounts.Exists(to) || s.Accounts.Blocked(to) {
+		return nil, fault.New(fault.NotFound, "No such user here")
+	}
+	return s.Quota.Reserve(to, size)
+}
+
+// nobody picks the error for a message that no recipient got: a temporary one
+// when trying again can help, else full before unknown.
+func (s *Service) nobody(failed []Failure) error {
+	best := fault.New(fault.NotFound, "No such user here")
+	rank := func(err error) int {
+		switch fault.KindOf(err) {
+		case fault.Busy:
+			return 3
+		case fault.Internal:
+			return 2
+		case fault.Full:
+			return 1
+		}
+		return 0
+	}
+	for _, f := range failed {
+		if rank(f.Err) > rank(best) {
+			best = f.Err
+		}
+	}
+	return best
+}
+
+// Append puts a message into a mailbox of the account that brings it (IMAP
+// APPEND). The same limits and the same encryption rule hold as for
+// submission, except that From may be anybody: clients move received mail.
+func (s *Service) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
+	p, err := s.append(ctx, t, r, size)
+	if err != nil {
+		s.refused.Add(1)
+		return p, err
+	}
+	s.accepted.Add(1)
+	s.stored.Add(1)
+	return p, nil
+}
+
+func (s *Service) append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
+	a := t.Box.Account
+	if size > s.MaxSize(Append) {
+		return mailbox.Placed{}, fault.New(fault.TooBig, "Message exceeds maximum size")
+	}
+	h, err := s.Quota.Reserve(a, size)
+	if err != nil {
+		return mailbox.Placed{}, err
+	}
+	defer h.Release()
+	body, err := s.spool(ctx, &Envelope{Via: Append, Identity: a, From: a, To: []address.Addr{a}, Size: size}, r)
+	if err != nil {
+		return mailbox.Placed{}, err
+	}
+	defer body.Close()
+	placed, err := s.Store.Deliver(ctx, []mailbox.Target{t}, body)
+	if err != nil {
+		return mailbox.Placed{}, err
+	}
+	return placed[0], placed[0].Err
+}
