@@ -25,7 +25,7 @@ type page struct {
 func NewView(validity uint32, next UID, high ModSeq, msgs []Message) *View {
 	v := &View{UIDValidity: validity, UIDNext: next, HighestMod: high, n: len(msgs)}
 	for i := 0; i < len(msgs); i += pageSize {
-		v.pages = append(v.pages, &page{first: i, msgs: msgs[i:min(i+pageSize, len(msgs))]})
+		v.pages = append(v.pages, &page{first: i, msgs: msgs[i:min(i+pageSize, len(msgs)):min(i+pageSize, len(msgs))]})
 	}
 	return v
 }
@@ -54,3 +54,152 @@ func (v *View) Index(uid UID) (int, bool) {
 	i := sort.Search(len(p.msgs), func(i int) bool { return p.msgs[i].UID >= uid })
 	return p.first + i, p.msgs[i].UID == uid
 }
+
+// The functions below are for stores: they make the next view from this one,
+// sharing every page that did not change. A view has one successor; a store
+// that drops a successor must never have shown it to anybody.
+
+// With returns the view with msgs added at the end. They must be sorted and
+// have UIDs above all that are there.
+func (v *View) With(next UID, high ModSeq, msgs ...Message) *View {
+	w := &View{UIDValidity: v.UIDValidity, UIDNext: next, HighestMod: high, n: v.n + len(msgs)}
+	w.pages = make([]*page, len(v.pages), len(v.pages)+1+len(msgs)/pageSize)
+	copy(w.pages, v.pages)
+	if k := len(w.pages) - 1; k >= 0 && len(msgs) > 0 {
+		if last := w.pages[k]; len(last.msgs) < pageSize {
+			take := min(pageSize-len(last.msgs), len(msgs))
+			// Views form one chain, so room behind the last message is
+			// nobody else's: older views end before it.
+			w.pages[k] = &page{first: last.first, msgs: append(last.msgs, msgs[:take]...)}
+			msgs = msgs[take:]
+		}
+	}
+	first := w.n - len(msgs)
+	for len(msgs) > 0 {
+		take := min(pageSize, len(msgs))
+		w.pages = append(w.pages, &page{first: first, msgs: append([]Message(nil), msgs[:take]...)})
+		first += take
+		msgs = msgs[take:]
+	}
+	return w
+}
+
+// Replaced returns the view with messages changed. changed is sorted by UID;
+// UIDs that are not there are ignored.
+func (v *View) Replaced(high ModSeq, changed []Message) *View {
+	w := &View{UIDValidity: v.UIDValidity, UIDNext: v.UIDNext, HighestMod: high, n: v.n}
+	w.pages = append([]*page(nil), v.pages...)
+	copied := -1
+	for _, m := range changed {
+		i, ok := v.Index(m.UID)
+		if !ok {
+			continue
+		}
+		k := sort.Search(len(v.pages), func(k int) bool { return v.pages[k].first > i }) - 1
+		if k != copied {
+			p := v.pages[k]
+			w.pages[k] = &page{first: p.first, msgs: append([]Message(nil), p.msgs...)}
+			copied = k
+		}
+		w.pages[k].msgs[i-w.pages[k].first] = m
+	}
+	return w
+}
+
+// Without returns the view with messages removed. uids is sorted; UIDs that
+// are not there are ignored.
+func (v *View) Without(high ModSeq, uids []UID) *View {
+	w := &View{UIDValidity: v.UIDValidity, UIDNext: v.UIDNext, HighestMod: high}
+	for _, p := range v.pages {
+		last := p.msgs[len(p.msgs)-1].UID
+		for len(uids) > 0 && uids[0] < p.msgs[0].UID {
+			uids = uids[1:]
+		}
+		msgs := p.msgs
+		if len(uids) > 0 && uids[0] <= last {
+			msgs = make([]Message, 0, len(p.msgs))
+			for _, m := range p.msgs {
+				for len(uids) > 0 && uids[0] < m.UID {
+					uids = uids[1:]
+				}
+				if len(uids) > 0 && uids[0] == m.UID {
+					continue
+				}
+				msgs = append(msgs, m)
+			}
+		}
+		w.addPage(msgs)
+	}
+	return w
+}
+
+// addPage appends a page, joined to the one before when both are small.
+func (v *View) addPage(msgs []Message) {
+	if len(msgs) == 0 {
+		return
+	}
+	if k := len(v.pages) - 1; k >= 0 && len(v.pages[k].msgs)+len(msgs) <= pageSize/2 {
+		p := v.pages[k]
+		v.pages[k] = &page{first: p.first, msgs: append(append([]Message(nil), p.msgs...), msgs...)}
+	} else {
+		v.pages = append(v.pages, &page{first: v.n, msgs: msgs})
+	}
+	v.n += len(msgs)
+}
+
+// Contains reports whether the set holds uid.
+func (s UIDSet) Contains(uid UID) bool {
+	i := sort.Search(len(s), func(i int) bool { return s[i].Last >= uid })
+	return i < len(s) && s[i].First <= uid
+}
+
+// Add puts uid into the set. It is cheap when uids come in ascending order.
+func (s UIDSet) Add(uid UID) UIDSet {
+	if n := len(s); n > 0 && s[n-1].Last+1 == uid {
+		s[n-1].Last = uid
+		return s
+	} else if n == 0 || s[n-1].Last < uid {
+		return append(s, UIDRange{uid, uid})
+	}
+	if s.Contains(uid) {
+		return s
+	}
+	all := append(append(UIDSet(nil), s...), UIDRange{uid, uid})
+	return all.Normal()
+}
+
+// Normal sorts the set and joins ranges that touch.
+func (s UIDSet) Normal() UIDSet {
+	for i := range s {
+		if s[i].First > s[i].Last {
+			s[i].First, s[i].Last = s[i].Last, s[i].First
+		}
+	}
+	sort.Slice(s, func(i, j int) bool { return s[i].First < s[j].First })
+	out := s[:0]
+	for _, r := range s {
+		if n := len(out); n > 0 && uint64(r.First) <= uint64(out[n-1].Last)+1 {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Each calls f for every message of the view that is in set, in order.
+func (v *View) Each(set UIDSet, f func(i int, m Message)) {
+	for _, r := range set {
+		i, _ := v.Index(r.First)
+		for ; i < v.n; i++ {
+			m := v.At(i)
+			if m.UID > r.Last {
+				break
+			}
+			f(i, m)
+		}
+	}
+}
+
+// All is the set of every UID.
+func All() UIDSet { return UIDSet{{1, ^UID(0)}} }
