@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -117,7 +118,8 @@ func (w *writer) Seal() (mailbox.Body, error) {
 	}
 	w.err = errors.New("maildir: body is sealed")
 	if w.f == nil {
-		return &memBody{data: w.buf}, nil
+		// Held in memory until the next checkpoint: exactly as large as it is.
+		return &memBody{data: slices.Clone(w.buf)}, nil
 	}
 	err := w.s.disk.sync(w.f)
 	if err == nil {
@@ -165,6 +167,9 @@ func (s *Store) own(ctx context.Context, b mailbox.Body) (body mailbox.Body, don
 	}
 	return body, func() { body.Close() }, nil
 }
+
+// memContent is a message that has no file yet.
+type memContent struct{ memBody }
 
 // content is an open message file. It stays readable after an unlink.
 type content struct {

@@ -2,6 +2,7 @@ package maildir
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -39,6 +40,33 @@ func (d *disk) create(path string, data []byte) error {
 	}
 	if err != nil {
 		_ = os.Remove(path) // half a file is none
+	}
+	return err
+}
+
+// extend appends to a file and then writes its first line anew, which has the
+// same length as before. A partial append is taken back.
+func (d *disk) extend(path string, data, first []byte) error {
+	if err := d.ask("append", path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	if len(data) > 0 {
+		var end int64
+		if end, err = f.Seek(0, io.SeekEnd); err == nil {
+			if _, err = f.Write(data); err != nil {
+				_ = f.Truncate(end)
+			}
+		}
+	}
+	if err == nil {
+		_, err = f.WriteAt(first, 0)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
 	}
 	return err
 }

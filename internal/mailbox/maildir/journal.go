@@ -160,6 +160,18 @@ func (j *journal) open() error {
 	return nil
 }
 
+// reserve makes segments ahead of need: on a full disk none could be made.
+func (j *journal) reserve(n int) error {
+	for len(j.segs) < n {
+		s, err := j.create(len(j.segs))
+		if err != nil {
+			return trouble(err, "reserve the journal")
+		}
+		j.segs = append(j.segs, s)
+	}
+	return nil
+}
+
 func segmentHeader(epoch uint64) []byte {
 	h := make([]byte, segHeader)
 	copy(h, segMagic)

@@ -110,6 +110,11 @@ func sortEntries(e []entry) {
 // nothing is in flight for b, so that no file under way is taken for foreign.
 func (s *Store) load(b *box) error {
 	s.quiet(b)
+	if err := s.flushBox(b); err != nil {
+		return trouble(err, "write held messages")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	data, err := os.ReadFile(b.index())
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
@@ -267,6 +272,7 @@ func (s *Store) show(b *box, v *mailbox.View, names map[mailbox.UID]string) {
 	}
 	old := b.view.Load()
 	b.planned = v
+	b.doneNext, b.doneMod = v.UIDNext, v.HighestMod
 	b.view.Store(v)
 	b.used.Store(s.opt.Now().UnixNano())
 	s.noteTimes(b)

@@ -6,28 +6,35 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 
 	"madmail/internal/mailbox"
 )
 
+// held is a message that has no file yet. Copies of one delivery share source.
+type held struct {
+	placed
+	*source
+}
+
+// source is where the octets of held messages are.
+type source struct {
+	data  []byte // or
+	spool string // a file in the spool
+
+	mu   sync.Mutex // guards the field below
+	path string     // a message file that was made of it, to link further ones to
+}
+
 // materialise is the materialiser: it applies batches in their order.
 func (s *Store) materialise() {
-	stuck := make(map[*box]bool) // index lines could not be written
 	for w := range s.mat {
-		touched := make(map[*box]bool)
 		for _, o := range w.ops {
-			for _, b := range o.boxes {
-				touched[b] = true
-			}
 			if o.apply != nil {
 				o.apply()
 			}
-		}
-		for b := range touched {
-			s.writeLines(b, stuck)
-		}
-		for _, o := range w.ops {
 			s.settle(o)
 			for _, f := range o.after {
 				f()
@@ -35,7 +42,7 @@ func (s *Store) materialise() {
 			close(o.done)
 		}
 		if w.epoch != 0 {
-			s.sync(w.epoch, stuck)
+			s.sync(w.epoch)
 		}
 		if w.barrier != nil {
 			close(w.barrier)
@@ -44,16 +51,12 @@ func (s *Store) materialise() {
 }
 
 // sync begins a checkpoint: everything up to epoch is applied at this point.
-func (s *Store) sync(epoch uint64, stuck map[*box]bool) {
-	for b := range stuck {
-		s.writeLines(b, stuck)
-	}
-	if len(stuck) > 0 {
-		s.synced <- syncResult{epoch, errors.New("maildir: index lines could not be written")}
-		return
-	}
+func (s *Store) sync(epoch uint64) {
 	s.group.Go("checkpoint", func() {
-		err := s.disk.syncAll(s.opt.Dir)
+		err := s.flushAll()
+		if err == nil {
+			err = s.disk.syncAll(s.opt.Dir)
+		}
 		if err == nil {
 			err = s.j.saveCheckpoint(epoch + 1)
 		}
@@ -61,31 +64,103 @@ func (s *Store) sync(epoch uint64, stuck map[*box]bool) {
 	})
 }
 
-// writeLines appends the waiting lines of a mailbox to its index. When that
-// fails they stay in memory, and in the journal, which is then not freed.
-func (s *Store) writeLines(b *box, stuck map[*box]bool) {
-	if len(b.lines) > 0 {
-		err := s.disk.appendTo(b.index(), b.lines)
-		if errors.Is(err, fs.ErrNotExist) {
-			if err = s.makeBox(b); err == nil {
-				err = s.disk.appendTo(b.index(), b.lines)
-			}
+// mark notes that b has something to write at the next checkpoint.
+func (s *Store) mark(b *box) {
+	s.dirtyMu.Lock()
+	defer s.dirtyMu.Unlock()
+	s.dirty[b] = true
+}
+
+// flushAll writes what all mailboxes hold.
+func (s *Store) flushAll() error {
+	s.dirtyMu.Lock()
+	dirty := s.dirty
+	s.dirty = make(map[*box]bool)
+	s.dirtyMu.Unlock()
+	var failed error
+	for b := range dirty {
+		if failed == nil {
+			failed = s.flushBox(b)
 		}
-		if err != nil {
-			s.log.Error("index write failed, will be tried again", "err", err)
-			stuck[b] = true
-			return
+		if failed != nil {
+			s.mark(b)
 		}
-		b.nlines += bytes.Count(b.lines, []byte{'\n'})
-		b.lines = nil
-		delete(stuck, b)
 	}
+	return failed
+}
+
+// applied notes a change of b. b.mu is held.
+func (s *Store) applied(b *box, next mailbox.UID, mod mailbox.ModSeq) {
+	b.doneNext, b.doneMod = max(b.doneNext, next), max(b.doneMod, mod)
+	b.stale = true
+}
+
+// flushBox writes files and index lines of one mailbox. When it fails
+// everything stays held, and doing it again does no harm.
+func (s *Store) flushBox(b *box) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stale {
+		return nil
+	}
+	uids := make([]mailbox.UID, 0, len(b.held))
+	for uid := range b.held {
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	lines := slices.Clip(b.lines)
+	for _, uid := range uids {
+		h := b.held[uid]
+		if err := s.file(b, h); err != nil {
+			return err
+		}
+		lines = appendEntry(lines, h.Message, b.doneNext, h.base)
+	}
+	h := header{validity: b.validity, next: b.doneNext, mod: b.doneMod}
+	err := s.disk.extend(b.index(), lines, appendHeader(nil, h))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = s.makeBox(b); err == nil {
+			err = s.disk.extend(b.index(), lines, appendHeader(nil, h))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	b.nlines += bytes.Count(lines, []byte{'\n'})
+	clear(b.held)
+	b.lines, b.stale = nil, false
 	if v := b.view.Load(); v != nil {
 		s.noteTimes(b)
 		if dead := b.nlines - v.Len(); dead > 64 && dead > 2*v.Len() {
 			s.compact(b, v)
 		}
 	}
+	return nil
+}
+
+// file makes the file of a held message: the first of a delivery is written,
+// further ones are links to it.
+func (s *Store) file(b *box, h held) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := h.path
+	if from == "" && h.spool != "" {
+		from = filepath.Join(s.spool, h.spool)
+	}
+	path, err := s.put(b, h.placed, h.data, from)
+	if errors.Is(err, fs.ErrNotExist) && h.path != "" {
+		// The file to link to went meanwhile.
+		h.path = ""
+		if from = ""; h.spool != "" {
+			from = filepath.Join(s.spool, h.spool)
+		}
+		path, err = s.put(b, h.placed, h.data, from)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	h.path = path
+	return nil
 }
 
 // noteTimes remembers the times of the directories as our change left them.
@@ -121,7 +196,8 @@ func (s *Store) makeBox(b *box) error {
 	return err
 }
 
-// compact rewrites an index that is mostly dead lines. The view is the truth.
+// compact rewrites an index that is mostly dead lines. The view is the truth,
+// b.mu is held.
 func (s *Store) compact(b *box, v *mailbox.View) {
 	data := appendHeader(nil, header{validity: v.UIDValidity, next: v.UIDNext, mod: v.HighestMod})
 	for i := range v.Len() {

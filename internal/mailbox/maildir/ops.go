@@ -90,10 +90,12 @@ func (s *Store) remember(o *op, b *box) error {
 	}
 	s.record(&record{kind: recCreate, boxes: []recBox{{key: b.key, validity: b.validity, next: b.next, mod: b.mod}}})
 	o.holds(b)
+	next, mod := b.next, b.mod
 	o.apply = func() {
-		if err := s.makeBox(b); err != nil {
-			s.log.Warn("a mailbox could not be made yet", "err", err)
-		}
+		b.mu.Lock()
+		s.applied(b, next, mod)
+		b.mu.Unlock()
+		s.mark(b)
 	}
 	return nil
 }
@@ -127,7 +129,18 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 	if b == nil {
 		return nil, fault.New(fault.NotFound, "Mailbox does not exist")
 	}
+	b.mu.Lock()
+	h, isHeld := b.held[uid]
+	b.mu.Unlock()
+	if isHeld && h.spool == "" {
+		return &memContent{memBody{h.data}}, nil
+	}
 	base := b.base(v, uid)
+	if isHeld {
+		if f, err := os.Open(filepath.Join(s.spool, h.spool)); err == nil {
+			return newContent(f)
+		}
+	}
 	f, err := os.Open(filepath.Join(b.dir, place(base, v.At(i).Flags)))
 	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 3; try++ {
 		// Its flags changed meanwhile, or another program moved it.
@@ -143,6 +156,10 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 	if err != nil {
 		return nil, trouble(err, "open a message")
 	}
+	return newContent(f)
+}
+
+func newContent(f *os.File) (mailbox.Content, error) {
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
@@ -190,6 +207,9 @@ type delivering struct {
 
 func (d *delivering) plan(o *op) error {
 	s := d.s
+	if s.full.Load() {
+		return fault.WithHint(fault.New(fault.Busy, "Insufficient system storage"), "the last checkpoint failed: the disk is full or broken")
+	}
 	r := &record{kind: recDeliver}
 	d.msgs = make([]placed, len(d.to))
 	d.views = make([]*mailbox.View, len(d.to))
@@ -254,57 +274,50 @@ func (d *delivering) plan(o *op) error {
 
 func (d *delivering) apply(o *op) {
 	s := d.s
-	var data []byte
-	from := ""
+	src := &source{}
 	switch body := d.body.(type) {
 	case *memBody:
-		data = body.data
+		src.data = body.data
 	case *fileBody:
-		from = filepath.Join(s.spool, body.name)
+		src.spool = body.name
 	}
-	var undo []*deliverFailure
 	for i, b := range d.boxes {
 		if b == nil {
 			continue
 		}
-		path, err := s.put(b, d.msgs[i], data, from)
-		if err != nil {
-			err = trouble(err, "store a message")
-			d.placed[i] = mailbox.Placed{Err: err}
-			undo = append(undo, &deliverFailure{b, d.msgs[i]})
-			b.failed = append(b.failed, d.msgs[i].UID)
-		} else {
-			if from == "" {
-				from = path
-			}
-			b.lines = appendEntry(b.lines, d.msgs[i].Message, d.nexts[i], d.msgs[i].base)
-			b.bytes += d.msgs[i].Size
-			b.count++
-			s.stats.delivered.Add(1)
-			s.stats.bytes.Add(d.msgs[i].Size)
-			key, size := b.key, d.msgs[i].Size
-			o.after = append(o.after, func() {
-				s.opt.Used(key.Account, size, 1)
-				s.opt.Changed(key)
-			})
+		m := d.msgs[i]
+		b.mu.Lock()
+		if b.held == nil {
+			b.held = make(map[mailbox.UID]held)
 		}
+		b.held[m.UID] = held{m, src}
+		s.applied(b, d.nexts[i], m.ModSeq)
 		if v := d.views[i]; v != nil {
-			if len(b.failed) > 0 {
-				v = v.Without(v.HighestMod, b.failed)
+			b.show(v)
+		}
+		b.mu.Unlock()
+		s.mark(b)
+		b.bytes += m.Size
+		b.count++
+		s.stats.delivered.Add(1)
+		s.stats.bytes.Add(m.Size)
+	}
+	o.after = append(o.after, func() {
+		for i, b := range d.boxes {
+			if b != nil {
+				s.opt.Used(b.key.Account, d.msgs[i].Size, 1)
+				s.opt.Changed(b.key)
 			}
-			b.view.Store(v)
 		}
+	})
+}
+
+// show publishes a view, less what a failed copy planned into it. b.mu is held.
+func (b *box) show(v *mailbox.View) {
+	if len(b.failed) > 0 {
+		v = v.Without(v.HighestMod, b.failed)
 	}
-	if len(undo) > 0 {
-		s.takeBack(undo)
-		all := true
-		for _, p := range d.placed {
-			all = all && p.Err != nil
-		}
-		if all {
-			o.err = d.placed[0].Err
-		}
-	}
+	b.view.Store(v)
 }
 
 type deliverFailure struct {
@@ -390,13 +403,22 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 		if view == nil {
 			return
 		}
+		b.mu.Lock()
 		for _, m := range moves {
+			if h, ok := b.held[m.m.UID]; ok {
+				b.held[m.m.UID] = held{m.m, h.source}
+				continue
+			}
 			if fileFlags(m.old) != fileFlags(m.m.Flags) {
 				s.move(b, m.m.base, m.old, m.m.Flags)
 			}
 			b.lines = appendEntry(b.lines, m.m.Message, next, m.m.base)
 		}
-		b.view.Store(view)
+		s.applied(b, next, res.ModSeq)
+		b.show(view)
+		s.noteTimes(b)
+		b.mu.Unlock()
+		s.mark(b)
 		o.after = append(o.after, func() { s.opt.Changed(b.key) })
 	}
 	err = s.do(ctx, o)
@@ -453,7 +475,15 @@ func (s *Store) applyRemoval(o *op, rm *removal) {
 	}
 	b := rm.b
 	var bytes int64
+	files := false
+	b.mu.Lock()
 	for _, m := range rm.msgs {
+		bytes += m.Size
+		if _, ok := b.held[m.UID]; ok {
+			delete(b.held, m.UID) // it never became a file
+			continue
+		}
+		files = true
 		path, err := b.find(m.base, m.Flags)
 		if err == nil {
 			err = s.disk.remove(path)
@@ -462,12 +492,17 @@ func (s *Store) applyRemoval(o *op, rm *removal) {
 			s.log.Warn("a message file could not be removed", "err", err)
 		}
 		b.lines = appendGone(b.lines, m.UID, rm.mod, rm.next, m.base)
-		bytes += m.Size
 	}
+	s.applied(b, rm.next, rm.mod)
+	b.show(rm.view)
+	if files {
+		s.noteTimes(b)
+	}
+	b.mu.Unlock()
+	s.mark(b)
 	n := len(rm.msgs)
 	b.bytes -= bytes
 	b.count -= n
-	b.view.Store(rm.view)
 	o.after = append(o.after, func() {
 		s.opt.Used(b.key.Account, -bytes, -int64(n))
 		s.opt.Changed(b.key)
@@ -611,51 +646,85 @@ func (c *transfer) apply(o *op) {
 		return
 	}
 	s := c.s
-	var failed []*deliverFailure
 	var bytes int64
 	for i, m := range c.to {
-		path, err := c.src.find(c.from[i].base, c.from[i].Flags)
-		if err == nil {
-			_, err = s.put(c.dst, m, nil, path)
-		}
-		if err != nil {
-			o.err = trouble(err, "copy a message")
-			break
+		if o.err = s.copyOne(c.src, c.dst, c.from[i], m); o.err != nil {
+			c.undo()
+			return
 		}
 		bytes += m.Size
 	}
-	if o.err != nil {
-		// All or none: take back what was linked, and leave the source alone.
-		for _, m := range c.to {
-			if path, err := c.dst.find(m.base, m.Flags); err == nil {
-				_ = s.disk.remove(path)
-			}
-			failed = append(failed, &deliverFailure{c.dst, m})
-			c.dst.failed = append(c.dst.failed, m.UID)
-		}
-		if c.view != nil {
-			c.dst.view.Store(c.view.Without(c.view.HighestMod, c.dst.failed))
-		}
-		s.takeBack(failed)
-		if c.rm != nil {
-			s.bringBack(c.rm)
-		}
-		return
+	c.dst.mu.Lock()
+	s.applied(c.dst, c.next, c.to[0].ModSeq)
+	if c.view != nil {
+		c.dst.show(c.view)
 	}
-	for _, m := range c.to {
-		c.dst.lines = appendEntry(c.dst.lines, m.Message, c.next, m.base)
-	}
+	s.noteTimes(c.dst)
+	c.dst.mu.Unlock()
+	s.mark(c.dst)
 	c.dst.bytes += bytes
 	c.dst.count += len(c.to)
-	if c.view != nil {
-		c.dst.view.Store(c.view)
-	}
 	n := int64(len(c.to))
 	o.after = append(o.after, func() {
 		s.opt.Used(c.dst.key.Account, bytes, n)
 		s.opt.Changed(c.dst.key)
 	})
 	s.applyRemoval(o, c.rm)
+}
+
+// copyOne brings one message from src to dst: held ones share their octets,
+// others their file.
+func (s *Store) copyOne(src, dst *box, from, to placed) error {
+	src.mu.Lock()
+	h, ok := src.held[from.UID]
+	src.mu.Unlock()
+	if !ok {
+		path, err := src.find(from.base, from.Flags)
+		if err != nil {
+			return trouble(err, "copy a message")
+		}
+		dst.mu.Lock()
+		defer dst.mu.Unlock()
+		if _, err := s.put(dst, to, nil, path); err != nil {
+			return trouble(err, "copy a message")
+		}
+		dst.lines = appendEntry(dst.lines, to.Message, to.UID+1, to.base)
+		return nil
+	}
+	dst.mu.Lock()
+	defer dst.mu.Unlock()
+	if dst.held == nil {
+		dst.held = make(map[mailbox.UID]held)
+	}
+	dst.held[to.UID] = held{to, h.source}
+	return nil
+}
+
+// undo takes back a copy that failed halfway: all or none.
+func (c *transfer) undo() {
+	s := c.s
+	var failed []*deliverFailure
+	c.dst.mu.Lock()
+	for _, m := range c.to {
+		if _, ok := c.dst.held[m.UID]; ok {
+			delete(c.dst.held, m.UID)
+		} else if path, err := c.dst.find(m.base, m.Flags); err == nil {
+			_ = s.disk.remove(path)
+		}
+		c.dst.lines = appendGone(c.dst.lines, m.UID, m.ModSeq, c.next, m.base)
+		failed = append(failed, &deliverFailure{c.dst, m})
+		c.dst.failed = append(c.dst.failed, m.UID)
+	}
+	s.applied(c.dst, c.next, c.to[0].ModSeq)
+	if c.view != nil {
+		c.dst.show(c.view)
+	}
+	c.dst.mu.Unlock()
+	s.mark(c.dst)
+	s.takeBack(failed)
+	if c.rm != nil {
+		s.bringBack(c.rm)
+	}
 }
 
 // bringBack undoes the planned removal of a Move whose copies failed: the
@@ -688,7 +757,9 @@ func (s *Store) bringBack(rm *removal) {
 	}
 	o.apply = func() {
 		if view != nil {
-			rm.b.view.Store(view)
+			rm.b.mu.Lock()
+			rm.b.show(view)
+			rm.b.mu.Unlock()
 		}
 	}
 	s.self(o)

@@ -18,10 +18,15 @@
 // One goroutine, the sequencer, takes all operations that are waiting, plans
 // each (gives UIDs and modification sequences, appends a record to the batch)
 // and makes the batch durable with one write and one fdatasync. A second one,
-// the materialiser, then writes Maildir files, links and index lines, none of
-// them synced, publishes the new views, calls the hooks and answers, while
-// the sequencer already syncs the next batch. A checkpoint in the background
-// syncs the whole file system and frees journal space.
+// the materialiser, then publishes the new views, calls the hooks and answers,
+// while the sequencer already syncs the next batch.
+//
+// A new message is held in memory and in the journal until the next
+// checkpoint, within 30 s: only what is still there then becomes a file. Most
+// messages never do, because clients fetch and delete them at once, and making
+// and removing a file costs more than everything else together. The
+// checkpoint runs in the background: it writes files and index lines, syncs
+// the file system once, and frees journal space.
 //
 // So the order of planning is the order of everything, there is no lock over
 // several mailboxes, and the cost of a sync is shared by all who wait for it.
@@ -82,11 +87,11 @@ func (o *Options) fill() error {
 		}
 	}
 	set(&o.Inline, 64<<10)
-	set(&o.Segments, 6)
+	set(&o.Segments, 5)
 	set(&o.MaxBoxes, 200)
 	set(&o.MaxLoaded, 8192)
 	if o.SegmentSize == 0 {
-		o.SegmentSize = 16 << 20
+		o.SegmentSize = 8 << 20
 	}
 	if o.SegmentSize < 4*int64(o.Inline) || o.Segments < 2 {
 		return fmt.Errorf("maildir: %d segments of %d octets are too small", o.Segments, o.SegmentSize)
@@ -135,6 +140,10 @@ type Store struct {
 	syncing  bool // a checkpoint runs in the background
 	internal pending
 
+	dirtyMu sync.Mutex // guards the field below
+	dirty   map[*box]bool
+	full    atomic.Bool // the last checkpoint failed: no new mail
+
 	group  task.Group
 	closed atomic.Bool
 	gate   sync.RWMutex // held shared while an operation is handed over; Close takes it whole
@@ -159,11 +168,17 @@ type box struct {
 	planned  *mailbox.View // ahead of view by what is in flight; nil when not loaded
 
 	// The materialiser's; the sequencer's while nothing is in flight.
-	lines  []byte // index lines that could not be written yet
-	nlines int    // lines in the index, dead ones included
-	count  int    // messages
-	bytes  int64  // as told to the Used hook
+	count  int   // messages
+	bytes  int64 // as told to the Used hook
 	failed []mailbox.UID
+
+	mu       sync.Mutex // guards the fields below, the files, and storing into view
+	held     map[mailbox.UID]held
+	lines    []byte         // index lines for the next checkpoint
+	nlines   int            // lines in the index, dead ones included
+	doneNext mailbox.UID    // next UID as applied
+	doneMod  mailbox.ModSeq // modseq as applied
+	stale    bool           // the index's first line is behind
 
 	// Everybody's.
 	inflight atomic.Int32 // operations planned and not yet applied
@@ -241,6 +256,7 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 		spool:   filepath.Join(opt.Dir, "spool"),
 		boxes:   make(map[mailbox.Box]*box),
 		spooled: make(map[uint64][]string),
+		dirty:   make(map[*box]bool),
 		reqs:    make(chan *op, maxBatch),
 		mat:     make(chan *work),
 		synced:  make(chan syncResult, 1),
@@ -252,7 +268,11 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 			return nil, trouble(err, "make directories")
 		}
 	}
-	if err := s.recover(ctx); err != nil {
+	err := s.recover(ctx)
+	if err == nil {
+		err = s.j.reserve(min(3, opt.Segments))
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.j.close())
 	}
 	s.group.Panicked = func(name string, v any, stack []byte) {
@@ -328,6 +348,8 @@ func (s *Store) sequence() {
 	defer close(s.mat)
 	tick := time.NewTicker(s.opt.Checkpoint)
 	defer tick.Stop()
+	retry := time.NewTicker(min(s.opt.Checkpoint, time.Second))
+	defer retry.Stop()
 	for {
 		select {
 		case o, ok := <-s.reqs:
@@ -342,6 +364,10 @@ func (s *Store) sequence() {
 			s.checkpointed(r)
 		case <-tick.C:
 			s.periodic()
+		case <-retry.C:
+			if s.full.Load() {
+				s.periodic()
+			}
 		}
 		for _, o := range s.internal.take() {
 			s.take(o)
@@ -498,20 +524,23 @@ func (s *Store) periodic() {
 	if s.syncing {
 		return
 	}
-	if s.j.cur != nil && s.j.cur.used > segHeader {
+	// While checkpoints fail no segment is closed on top: the few that are left
+	// serve deletions, which make room.
+	if s.j.cur != nil && s.j.cur.used > segHeader && !s.full.Load() {
 		s.rotate()
 		return
 	}
-	if l := s.j.live(); len(l) > 0 && l[len(l)-1] != s.j.cur {
-		s.startCheckpoint(l[len(l)-1].epoch) // one that failed before
+	if l := s.j.live(); len(l) > 0 && l[0] != s.j.cur {
+		s.startCheckpoint(lastClosed(l, s.j.cur)) // one that failed before
 	}
 }
 
 // checkpointed takes the outcome of a checkpoint.
 func (s *Store) checkpointed(r syncResult) {
 	s.syncing = false
+	s.full.Store(r.err != nil)
 	if r.err != nil {
-		s.log.Error("checkpoint failed, will be tried again", "err", r.err)
+		s.log.Error("checkpoint failed, will be tried again; no mail is taken until then", "err", r.err)
 		return
 	}
 	s.stats.checkpoints.Add(1)

@@ -13,16 +13,17 @@ import (
 // The index of a mailbox is the text file chatmail-uidlist in its Maildir
 // root. First line:
 //
-//	1 V<UIDVALIDITY> N<next UID, ten digits> M<modseq> Gmadmail
+//	1 V<UIDVALIDITY> N<next UID, ten digits> M<modseq, 19 digits> Gmadmail
 //
 // then one line per change, the last one about a UID counts:
 //
 //	<uid> S<size> T<internal date> M<modseq> F<flags> K<keywords> N<next> :<base>
 //	<uid> X M<modseq> N<next> :<base>      the message was expunged
 //
-// Earlier servers wrote only S and T; they skip fields they do not know. Every
-// line of ours carries next UID and modseq, so the end of the file tells them
-// and a delivery need not read the rest.
+// Earlier servers wrote only S and T; they skip fields they do not know. The
+// first line is brought up to date by every checkpoint, and lines carry next UID
+// and modseq too, so the two ends of the file tell them and a delivery need not
+// read the rest.
 const indexName = "chatmail-uidlist"
 
 // maxIndexLine bounds a line; longer ones are damage.
@@ -57,8 +58,13 @@ func appendHeader(b []byte, h header) []byte {
 		b = append(b, '0')
 	}
 	b = append(b, n...)
+	// Both numbers have a fixed width, so that the line can be written in place.
 	b = append(b, " M"...)
-	b = strconv.AppendUint(b, uint64(h.mod), 10)
+	n = strconv.FormatUint(uint64(h.mod), 10)
+	for range 19 - len(n) {
+		b = append(b, '0')
+	}
+	b = append(b, n...)
 	return append(b, " Gmadmail\n"...)
 }
 
