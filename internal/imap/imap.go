@@ -218,6 +218,9 @@ func EncodeName(name string) string {
 func DecodeName(s string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' {
+			return "", false
+		}
 		if s[i] != '&' {
 			b.WriteByte(s[i])
 			continue
