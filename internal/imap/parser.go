@@ -52,6 +52,9 @@ func (p *Parser) End() error {
 // More reports whether something is left.
 func (p *Parser) More() bool { return p.err == nil && p.i < len(p.text) }
 
+// Rest returns what was not taken yet.
+func (p *Parser) Rest() string { return p.text[p.i:] }
+
 func (p *Parser) peek() byte {
 	if p.i < len(p.text) {
 		return p.text[p.i]

@@ -6,7 +6,9 @@ package message
 import (
 	"bytes"
 	"errors"
+	"net/mail"
 	"strings"
+	"time"
 )
 
 // MaxHeader is the largest header block taken, in octets.
@@ -322,3 +324,6 @@ func quoted(s string) int {
 	}
 	return 0
 }
+
+// ParseDate reads a Date field (RFC 5322 section 3.3).
+func ParseDate(v string) (time.Time, error) { return mail.ParseDate(v) }

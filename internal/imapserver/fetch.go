@@ -1,0 +1,373 @@
+package imapserver
+
+import (
+	"errors"
+	"io"
+	"strings"
+
+	"madmail/internal/fault"
+	"madmail/internal/imap"
+	"madmail/internal/mailbox"
+	"madmail/internal/message"
+)
+
+// fetch answers FETCH and UID FETCH (RFC 3501 section 6.4.5).
+func (c *session) fetch(cmd *command) response {
+	p := cmd.p
+	p.SP()
+	nums := p.Set()
+	p.SP()
+	items := p.FetchItems()
+	var since mailbox.ModSeq
+	if p.More() {
+		p.SP()
+		p.List(func() {
+			if !p.TryWord("CHANGEDSINCE") {
+				p.Expect(0)
+			}
+			p.SP()
+			since = mailbox.ModSeq(p.Number63())
+		})
+		c.condstore = true
+		items = withItem(items, "MODSEQ")
+	}
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	if cmd.uid {
+		items = withItem(items, "UID")
+		// What was announced can be fetched, and what is fetched was announced.
+		if err := c.update(true); err != nil {
+			return response{}
+		}
+	}
+	for _, it := range items {
+		c.condstore = c.condstore || it.Name == "MODSEQ"
+	}
+	f := fetcher{session: c, items: items}
+	set := c.resolve(nums, cmd.uid)
+	c.known.Each(set, func(i int, m mailbox.Message) {
+		if f.err == nil && m.ModSeq > since {
+			f.message(i, m)
+		}
+	})
+	switch {
+	case errors.Is(f.err, errNoStructure):
+		return no("CANNOT", "Parts of messages are not served")
+	case f.err != nil:
+		// A refusal would make clients skip the message for good; a lost
+		// connection makes them ask again.
+		c.srv.opt.Logger.Warn("fetch failed", "err", f.err)
+		c.put("* BYE [UNAVAILABLE] Internal trouble, connect again\r\n")
+		return response{}
+	}
+	if len(f.seen) > 0 && !c.readOnly {
+		ctx, cancel := c.ctx()
+		defer cancel()
+		_, err := c.srv.opt.Store.Change(ctx, c.box, f.seen, mailbox.FlagChange{Op: mailbox.AddFlags, Flags: mailbox.Seen})
+		if err != nil {
+			c.srv.opt.Logger.Warn("messages could not be marked seen", "err", err)
+		}
+	}
+	return ok("Fetch completed")
+}
+
+func withItem(items []imap.FetchItem, name string) []imap.FetchItem {
+	for _, it := range items {
+		if it.Name == name {
+			return items
+		}
+	}
+	return append([]imap.FetchItem{{Name: name}}, items...)
+}
+
+var errNoStructure = errors.New("imapserver: no message structure")
+
+// fetcher writes the responses of one FETCH.
+type fetcher struct {
+	*session
+	items []imap.FetchItem
+	seen  mailbox.UIDSet
+	err   error
+
+	// of the present message
+	uid     mailbox.UID
+	content mailbox.Content
+	head    []byte // its header block
+}
+
+func (f *fetcher) message(i int, m mailbox.Message) {
+	defer f.done()
+	f.uid = m.UID
+	if f.needsContent() {
+		if err := f.load(); err != nil {
+			if fault.Is(err, fault.NotFound) {
+				return // expunged by another session: RFC 2180 section 4.1.2
+			}
+			f.err = err
+			return
+		}
+	}
+	f.put("* ")
+	f.num(uint64(i + 1))
+	f.put(" FETCH (")
+	for k := range f.items {
+		if k > 0 {
+			f.put(" ")
+		}
+		if f.err = f.item(&f.items[k], m); f.err != nil {
+			return
+		}
+	}
+	f.put(")\r\n")
+	if b := f.out.bytes(); len(*b) >= outSize {
+		f.err = f.flush()
+	}
+}
+
+func (f *fetcher) needsContent() bool {
+	for _, it := range f.items {
+		switch it.Name {
+		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+func (f *fetcher) load() error {
+	ctx, cancel := f.ctx()
+	defer cancel()
+	var err error
+	f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid)
+	return err
+}
+
+func (f *fetcher) done() {
+	if f.content != nil {
+		f.content.Close()
+	}
+	f.content, f.head = nil, nil
+}
+
+func (f *fetcher) item(it *imap.FetchItem, m mailbox.Message) error {
+	switch it.Name {
+	case "FLAGS":
+		f.flags(m)
+	case "UID":
+		f.put("UID ")
+		f.num(uint64(m.UID))
+	case "RFC822.SIZE":
+		f.put("RFC822.SIZE ")
+		f.num(uint64(m.Size))
+	case "MODSEQ":
+		f.put("MODSEQ (")
+		f.num(uint64(m.ModSeq))
+		f.put(")")
+	case "INTERNALDATE":
+		f.put("INTERNALDATE ")
+		b := f.out.bytes()
+		*b = imap.DateTime(*b, m.Internal)
+	case "BODY[]":
+		return f.section(it, "BODY["+it.Section.Text+"]", it.Section, m)
+	case "RFC822":
+		return f.section(it, "RFC822", imap.Section{}, m)
+	case "RFC822.HEADER":
+		return f.section(it, "RFC822.HEADER", imap.Section{Spec: "HEADER"}, m)
+	case "RFC822.TEXT":
+		return f.section(it, "RFC822.TEXT", imap.Section{Spec: "TEXT"}, m)
+	default:
+		return f.structure(it.Name)
+	}
+	return nil
+}
+
+// section writes a part of the message as a literal.
+func (f *fetcher) section(it *imap.FetchItem, name string, s imap.Section, m mailbox.Message) error {
+	if !it.Peek && m.Flags&mailbox.Seen == 0 {
+		f.seen = f.seen.Add(m.UID)
+	}
+	f.put(name)
+	if it.Partial {
+		f.put("<")
+		f.num(uint64(it.Offset))
+		f.put(">")
+	}
+	f.put(" ")
+	data, off, n, found, err := f.part(s)
+	if err != nil {
+		return err
+	}
+	if !found {
+		f.put("NIL")
+		return nil
+	}
+	if data != nil {
+		n = int64(len(data))
+	}
+	if it.Partial {
+		from := min(it.Offset, n)
+		n = min(it.Count, n-from)
+		if data != nil {
+			data = data[from : from+n]
+		}
+		off += from
+	}
+	f.put("{")
+	f.num(uint64(n))
+	f.put("}\r\n")
+	if data != nil {
+		b := f.out.bytes()
+		*b = append(*b, data...)
+		return nil
+	}
+	return f.stream(off, n)
+}
+
+// part finds a section: as octets in memory, or as a range of the message.
+func (f *fetcher) part(s imap.Section) (data []byte, off, n int64, found bool, err error) {
+	if len(s.Part) > 0 {
+		return f.mimePart(s)
+	}
+	if s.Spec == "" {
+		return nil, 0, f.content.Size(), true, nil
+	}
+	head, err := f.header()
+	if err != nil {
+		return nil, 0, 0, false, err
+	}
+	switch s.Spec {
+	case "HEADER":
+		return nil, 0, int64(len(head)), true, nil
+	case "TEXT":
+		return nil, int64(len(head)), f.content.Size() - int64(len(head)), true, nil
+	case "HEADER.FIELDS":
+		return message.Pick(head, s.Fields, false), 0, 0, true, nil
+	}
+	return message.Pick(head, s.Fields, true), 0, 0, true, nil
+}
+
+// header reads the message's header block, with the blank line.
+func (f *fetcher) header() ([]byte, error) {
+	if f.head != nil {
+		return f.head, nil
+	}
+	var err error
+	f.head, err = readHeader(f.content)
+	return f.head, err
+}
+
+func readHeader(c mailbox.Content) ([]byte, error) {
+	size := c.Size()
+	for n := int64(4 << 10); ; n *= 4 {
+		buf := make([]byte, min(n, size))
+		if _, err := c.ReadAt(buf, 0); err != nil && err != io.EOF {
+			return nil, err
+		}
+		if end := message.HeaderEnd(buf); end >= 0 {
+			return buf[:end:end], nil
+		}
+		if n >= size || n > message.MaxHeader {
+			return buf, nil // a header alone
+		}
+	}
+}
+
+// stream sends a range of the message in pieces, with constant memory.
+func (f *fetcher) stream(off, n int64) error {
+	for n > 0 {
+		b := f.out.bytes()
+		room := outSize - len(*b)
+		if room <= 0 {
+			if err := f.flush(); err != nil {
+				return err
+			}
+			continue
+		}
+		k := int(min(int64(room), n))
+		at := len(*b)
+		*b = (*b)[:at+k]
+		got, err := f.content.ReadAt((*b)[at:], off)
+		if got < k {
+			*b = (*b)[:at]
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		off += int64(k)
+		n -= int64(k)
+	}
+	return nil
+}
+
+// store answers STORE and UID STORE (RFC 3501 section 6.4.6, RFC 7162 section 3.1.3).
+func (c *session) store(cmd *command) response {
+	p := cmd.p
+	p.SP()
+	nums := p.Set()
+	p.SP()
+	var ch mailbox.FlagChange
+	if p.Peek('(') {
+		p.List(func() {
+			if !p.TryWord("UNCHANGEDSINCE") {
+				p.Expect(0)
+			}
+			p.SP()
+			ch.UnchangedSince, ch.IfUnchanged = mailbox.ModSeq(p.Number63()), true
+		})
+		p.SP()
+		c.condstore = true
+	}
+	switch {
+	case p.Try('+'):
+		ch.Op = mailbox.AddFlags
+	case p.Try('-'):
+		ch.Op = mailbox.RemoveFlags
+	}
+	name := strings.ToUpper(p.Atom())
+	silent := name == "FLAGS.SILENT"
+	if name != "FLAGS" && !silent {
+		p.Expect(0)
+	}
+	p.SP()
+	flags, keywords, valid := parseFlags(p.Flags())
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	if !valid {
+		return response{status: "BAD", text: "Unknown flag"}
+	}
+	if c.readOnly {
+		return no("READ-ONLY", "Mailbox is read-only")
+	}
+	ch.Flags, ch.Keywords = flags, keywords
+	set := c.resolve(nums, cmd.uid)
+	ctx, cancel := c.ctx()
+	defer cancel()
+	res, err := c.srv.opt.Store.Change(ctx, c.box, set, ch)
+	if err != nil {
+		return c.refusal(err)
+	}
+	if silent {
+		err = c.updateBut(cmd.uid, set)
+	} else {
+		err = c.update(cmd.uid)
+	}
+	if err != nil {
+		return response{}
+	}
+	if len(res.Modified) == 0 {
+		return ok("Store completed")
+	}
+	var nums32 []uint32
+	c.known.Each(res.Modified, func(i int, m mailbox.Message) {
+		if cmd.uid {
+			nums32 = append(nums32, uint32(m.UID))
+		} else {
+			nums32 = append(nums32, uint32(i+1))
+		}
+	})
+	return okCode("MODIFIED "+string(imap.FormatUIDs(nil, nums32)), "Conditional store failed for some")
+}

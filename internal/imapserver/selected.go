@@ -1,0 +1,341 @@
+package imapserver
+
+import (
+	"strconv"
+	"strings"
+
+	"madmail/internal/fault"
+	"madmail/internal/imap"
+	"madmail/internal/mailbox"
+)
+
+func (c *session) selectCommand(cmd *command) response { return c.enterBox(cmd, false) }
+func (c *session) examine(cmd *command) response       { return c.enterBox(cmd, true) }
+
+// enterBox selects a mailbox (RFC 3501 section 6.3.1).
+func (c *session) enterBox(cmd *command, readOnly bool) response {
+	p := cmd.p
+	p.SP()
+	name := p.Mailbox()
+	if p.More() {
+		p.SP()
+		p.List(func() {
+			if strings.EqualFold(p.Atom(), "CONDSTORE") {
+				c.condstore = true
+			}
+		})
+	}
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	c.leave()
+	ctx, cancel := c.ctx()
+	defer cancel()
+	box := mailbox.Box{Account: c.account(), Name: name}
+	// Subscribed first: what changes from here on is not missed.
+	c.sub = c.srv.opt.Bus.Subscribe(box, c)
+	v, err := c.srv.opt.Store.View(ctx, box)
+	if err != nil {
+		c.leave()
+		return c.refusal(err)
+	}
+	c.box, c.open, c.readOnly, c.known = box, true, readOnly, v
+	c.greetBox(v)
+	if readOnly {
+		return okCode("READ-ONLY", "Examine completed")
+	}
+	return okCode("READ-WRITE", "Select completed")
+}
+
+const systemFlags = `\Answered \Flagged \Deleted \Seen \Draft`
+
+func (c *session) greetBox(v *mailbox.View) {
+	c.put("* FLAGS (", systemFlags, ")\r\n")
+	if c.readOnly {
+		c.put("* OK [PERMANENTFLAGS ()] Read-only\r\n")
+	} else {
+		c.put("* OK [PERMANENTFLAGS (", systemFlags, ` \*)] Flags permitted`, "\r\n")
+	}
+	c.untagged(uint64(v.Len()), "EXISTS")
+	c.put("* 0 RECENT\r\n")
+	for i := range v.Len() {
+		if v.At(i).Flags&mailbox.Seen == 0 {
+			c.okNumber("UNSEEN", uint64(i+1), "First unseen")
+			break
+		}
+	}
+	c.okNumber("UIDVALIDITY", uint64(v.UIDValidity), "UIDs valid")
+	c.okNumber("UIDNEXT", uint64(v.UIDNext), "Predicted next UID")
+	c.okNumber("HIGHESTMODSEQ", uint64(v.HighestMod), "Highest")
+}
+
+func (c *session) untagged(n uint64, what string) {
+	c.put("* ")
+	c.num(n)
+	c.put(" ", what, "\r\n")
+}
+
+func (c *session) okNumber(code string, n uint64, text string) {
+	c.put("* OK [", code, " ")
+	c.num(n)
+	c.put("] ", text, "\r\n")
+}
+
+// leave forgets the selected mailbox.
+func (c *session) leave() {
+	if c.sub != nil {
+		c.sub.Close()
+	}
+	c.sub, c.known, c.open, c.box = nil, nil, false, mailbox.Box{}
+}
+
+// closeCommand expunges without telling, and leaves (RFC 3501 section 6.4.2).
+func (c *session) closeCommand(cmd *command) response {
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	box, readOnly := c.box, c.readOnly
+	ctx, cancel := c.ctx()
+	defer cancel()
+	if !readOnly {
+		if _, err := c.srv.opt.Store.Expunge(ctx, box, mailbox.All(), true); err != nil && !fault.Is(err, fault.NotFound) {
+			return c.refusal(err)
+		}
+	}
+	c.leave()
+	return ok("Close completed")
+}
+
+func (c *session) unselect(cmd *command) response {
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	c.leave()
+	return ok("Unselect completed")
+}
+
+// update tells the client what changed since it was last told. Without expunge
+// it keeps quiet about messages that went: their sequence numbers stay.
+func (c *session) update(expunge bool) error { return c.updateBut(expunge, nil) }
+
+// updateBut is update that does not repeat the flags of the messages in silent.
+func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
+	c.mu.Lock()
+	c.woken = false // before the look, so that no change falls between
+	c.mu.Unlock()
+	ctx, cancel := c.ctx()
+	defer cancel()
+	v, err := c.srv.opt.Store.View(ctx, c.box)
+	if fault.Is(err, fault.NotFound) {
+		c.put("* BYE Mailbox was removed\r\n")
+		return errClose
+	}
+	if err != nil {
+		return nil // the next command sees it
+	}
+	if v.UIDValidity != c.known.UIDValidity {
+		c.put("* BYE [UNAVAILABLE] Mailbox was rebuilt\r\n")
+		return errClose
+	}
+	d := Advance(c.known, v, expunge)
+	c.known = d.Known
+	for _, seq := range d.Expunged {
+		c.untagged(uint64(seq), "EXPUNGE")
+	}
+	if d.Exists {
+		c.untagged(uint64(c.known.Len()), "EXISTS")
+	}
+	for _, m := range d.Flags {
+		if silent.Contains(m.UID) && !c.condstore {
+			continue
+		}
+		i, _ := c.known.Index(m.UID)
+		c.put("* ")
+		c.num(uint64(i + 1))
+		c.put(" FETCH (UID ")
+		c.num(uint64(m.UID))
+		if !silent.Contains(m.UID) {
+			c.put(" ")
+			c.flags(m)
+		}
+		if c.condstore {
+			c.put(" MODSEQ (")
+			c.num(uint64(m.ModSeq))
+			c.put(")")
+		}
+		c.put(")\r\n")
+	}
+	return nil
+}
+
+func (c *session) flags(m mailbox.Message) {
+	b := c.out.bytes()
+	*b = append(*b, "FLAGS ("...)
+	*b = appendFlags(*b, m)
+	*b = append(*b, ')')
+}
+
+var flagNames = []struct {
+	f    mailbox.Flags
+	name string
+}{
+	{mailbox.Answered, `\Answered`}, {mailbox.Flagged, `\Flagged`}, {mailbox.Deleted, `\Deleted`},
+	{mailbox.Seen, `\Seen`}, {mailbox.Draft, `\Draft`},
+}
+
+func appendFlags(b []byte, m mailbox.Message) []byte {
+	first := true
+	add := func(s string) {
+		if !first {
+			b = append(b, ' ')
+		}
+		first = false
+		b = append(b, s...)
+	}
+	for _, n := range flagNames {
+		if m.Flags&n.f != 0 {
+			add(n.name)
+		}
+	}
+	for _, k := range m.Keywords {
+		add(k)
+	}
+	return b
+}
+
+// maxKeywords bounds the keywords of a command, and their length.
+const maxKeywords = 64
+
+// parseFlags splits flags into system flags and keywords. \Recent cannot be
+// set and is ignored.
+func parseFlags(names []string) (f mailbox.Flags, keywords []string, valid bool) {
+next:
+	for _, n := range names {
+		if !strings.HasPrefix(n, `\`) {
+			if len(keywords) >= maxKeywords || len(n) > 128 {
+				return 0, nil, false
+			}
+			keywords = append(keywords, n)
+			continue
+		}
+		for _, k := range flagNames {
+			if strings.EqualFold(n, k.name) {
+				f |= k.f
+				continue next
+			}
+		}
+		if !strings.EqualFold(n, `\Recent`) {
+			return 0, nil, false
+		}
+	}
+	return f, keywords, true
+}
+
+// resolve turns a set into UIDs of messages that the client knows.
+func (c *session) resolve(set imap.NumSet, uid bool) mailbox.UIDSet {
+	n := c.known.Len()
+	var out mailbox.UIDSet
+	if uid {
+		var last uint32
+		if n > 0 {
+			last = uint32(c.known.At(n - 1).UID)
+		}
+		for _, r := range set.Resolve(last) {
+			out = append(out, mailbox.UIDRange{First: mailbox.UID(r.First), Last: mailbox.UID(r.Last)})
+		}
+		return out.Normal()
+	}
+	for _, r := range set.Resolve(uint32(n)) {
+		for i := max(int64(r.First), 1); i <= min(int64(r.Last), int64(n)); i++ {
+			uid := c.known.At(int(i - 1)).UID
+			out = append(out, mailbox.UIDRange{First: uid, Last: uid})
+			if k := len(out); k > 1 && out[k-2].Last+1 == uid {
+				out[k-2].Last = uid
+				out = out[:k-1]
+			}
+		}
+	}
+	return out.Normal()
+}
+
+func (c *session) expunge(cmd *command) response {
+	set := mailbox.All()
+	if cmd.uid {
+		cmd.p.SP()
+		nums := cmd.p.Set()
+		if err := cmd.end(); err != nil {
+			return bad(err)
+		}
+		set = c.resolve(nums, true)
+	} else if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	if c.readOnly {
+		return no("READ-ONLY", "Mailbox is read-only")
+	}
+	ctx, cancel := c.ctx()
+	defer cancel()
+	if _, err := c.srv.opt.Store.Expunge(ctx, c.box, set, true); err != nil {
+		return c.refusal(err)
+	}
+	return ok("Expunge completed")
+}
+
+func (c *session) copy(cmd *command) response { return c.transfer(cmd, false) }
+func (c *session) move(cmd *command) response { return c.transfer(cmd, true) }
+
+// transfer is COPY and MOVE (RFC 3501 section 6.4.7, RFC 6851).
+func (c *session) transfer(cmd *command, move bool) response {
+	p := cmd.p
+	p.SP()
+	nums := p.Set()
+	p.SP()
+	to := mailbox.Box{Account: c.account(), Name: p.Mailbox()}
+	if err := cmd.end(); err != nil {
+		return bad(err)
+	}
+	if move && c.readOnly {
+		return no("READ-ONLY", "Mailbox is read-only")
+	}
+	set := c.resolve(nums, cmd.uid)
+	if len(set) == 0 {
+		return ok("No messages")
+	}
+	ctx, cancel := c.ctx()
+	defer cancel()
+	if !move {
+		var size int64
+		c.known.Each(set, func(_ int, m mailbox.Message) { size += m.Size })
+		if used, _, limit := c.srv.opt.Quota.Usage(c.account()); size > limit-used {
+			return no("OVERQUOTA", "Mailbox is full")
+		}
+	}
+	do := c.srv.opt.Store.Copy
+	if move {
+		do = c.srv.opt.Store.Move
+	}
+	res, err := do(ctx, c.box, to, set)
+	if fault.Is(err, fault.NotFound) {
+		return no("TRYCREATE", "Mailbox does not exist")
+	}
+	if err != nil {
+		return c.refusal(err)
+	}
+	if len(res.From) == 0 {
+		return ok("No messages")
+	}
+	code := "COPYUID " + strconv.FormatUint(uint64(res.UIDValidity), 10) + " " + formatUIDs(res.From) + " " + formatUIDs(res.To)
+	if move {
+		c.put("* OK [", code, "] Moved\r\n")
+		return ok("Move completed")
+	}
+	return okCode(code, "Copy completed")
+}
+
+func formatUIDs(uids []mailbox.UID) string {
+	nums := make([]uint32, len(uids))
+	for i, u := range uids {
+		nums[i] = uint32(u)
+	}
+	return string(imap.FormatUIDs(nil, nums))
+}

@@ -1,0 +1,317 @@
+// Package imapserver speaks IMAP4rev1 with clients: sessions on the ports 143
+// (STARTTLS) and 993 (TLS), one file per command or family of commands.
+//
+// A session knows states, their order, limits and responses. Logins are
+// verified by Authenticator, messages come in through Appender, mailboxes are
+// those of mailbox.Store. It does not know files, SQL or other doors.
+//
+// Each connection is one goroutine. While it waits, in IDLE or between
+// commands, it holds no buffers; a change of its mailbox moves the deadline of
+// its read into the past.
+package imapserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/auth"
+	"madmail/internal/event"
+	"madmail/internal/mailbox"
+	"madmail/internal/task"
+)
+
+// Mode says which of the two services a listener offers.
+type Mode uint8
+
+// The modes.
+const (
+	STARTTLS Mode = iota // port 143
+	TLS                  // port 993
+)
+
+// Authenticator verifies logins.
+type Authenticator interface {
+	Login(ctx context.Context, user string, password []byte, remote netip.Addr) (auth.Identity, error)
+}
+
+// Appender takes the message of an APPEND. It reads r to its end, unless it
+// fails, and returns when the message is durable.
+type Appender interface {
+	Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error)
+}
+
+// Quota tells what an account uses, in octets; limit is math.MaxInt64 for none.
+type Quota interface {
+	Usage(a address.Addr) (used, messages, limit int64)
+}
+
+// Metadata keeps annotations (RFC 5464). Mailbox "" is the server's. An entry
+// that is absent has ok false. Set with ok false removes.
+type Metadata interface {
+	Get(ctx context.Context, a address.Addr, mailbox, entry string) (value string, ok bool, err error)
+	Set(ctx context.Context, a address.Addr, mailbox, entry, value string, ok bool) error
+}
+
+// Options configure a server. Auth, Store, Append, Bus and Quota are required.
+type Options struct {
+	Auth     Authenticator
+	Store    mailbox.Store
+	Append   Appender
+	Bus      *event.Bus
+	Quota    Quota
+	Metadata Metadata // nil: none is offered
+	// TLS is used for STARTTLS and for mode TLS; nil offers neither.
+	TLS *tls.Config
+	// Hostname is said in the greeting.
+	Hostname func() string
+	// MaxAppend is the size limit of a message, in octets.
+	MaxAppend func() int64
+	// Tokens are further capabilities after login, such as XCHATMAIL.
+	Tokens func() []string
+	// AllowInsecureAuth lets clients log in before TLS.
+	AllowInsecureAuth bool
+	// NoCompress withholds COMPRESS=DEFLATE.
+	NoCompress bool
+
+	MaxSessions     int           // in all; 20,000
+	MaxPerAddress   int           // sessions of one remote address; 2,000
+	MaxPerAccount   int           // sessions of one account; 64
+	MaxErrors       int           // bad commands of one session; 50
+	MaxAuthFailures int           // of one session; 5
+	LoginTimeout    time.Duration // before login; 1 minute
+	IdleTimeout     time.Duration // between commands; 30 minutes (RFC 3501 section 5.4)
+	KeepAlive       time.Duration // between words in IDLE; 2 minutes
+	ReadTimeout     time.Duration // within a command; 1 minute
+
+	Logger *slog.Logger
+}
+
+func (o *Options) fill() error {
+	switch {
+	case o.Auth == nil || o.Store == nil || o.Append == nil || o.Bus == nil || o.Quota == nil:
+		return errors.New("imapserver: Auth, Store, Append, Bus and Quota are required")
+	}
+	if o.Hostname == nil {
+		o.Hostname = func() string { return "" }
+	}
+	if o.MaxAppend == nil {
+		o.MaxAppend = func() int64 { return 100 << 20 }
+	}
+	if o.Tokens == nil {
+		o.Tokens = func() []string { return nil }
+	}
+	num := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	num(&o.MaxSessions, 20000)
+	num(&o.MaxPerAddress, 2000)
+	num(&o.MaxPerAccount, 64)
+	num(&o.MaxErrors, 50)
+	num(&o.MaxAuthFailures, 5)
+	dur := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	dur(&o.LoginTimeout, time.Minute)
+	dur(&o.IdleTimeout, 30*time.Minute)
+	dur(&o.KeepAlive, 2*time.Minute)
+	dur(&o.ReadTimeout, time.Minute)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Server serves IMAP on listeners it is handed. Make one with New.
+type Server struct {
+	opt   Options
+	group task.Group
+
+	mu        sync.Mutex // guards the fields below
+	sessions  map[*session]struct{}
+	byAddr    map[netip.Addr]int
+	byAccount map[address.Addr]int
+	stopping  bool
+
+	logins, failedLogins atomic.Int64
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Sessions, Idle       int // now
+	Logins, FailedLogins int64
+}
+
+// New checks opt and returns a server without listeners.
+func New(opt Options) (*Server, error) {
+	if err := opt.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opt:       opt,
+		sessions:  make(map[*session]struct{}),
+		byAddr:    make(map[netip.Addr]int),
+		byAccount: make(map[address.Addr]int),
+	}
+	s.group.Panicked = func(_ string, v any, stack []byte) {
+		opt.Logger.Error("an IMAP session panicked", "panic", fmt.Sprint(v), "stack", string(stack))
+	}
+	return s, nil
+}
+
+// Stats returns the counts.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Stats{Sessions: len(s.sessions), Logins: s.logins.Load(), FailedLogins: s.failedLogins.Load()}
+	for c := range s.sessions {
+		if c.idling.Load() {
+			st.Idle++
+		}
+	}
+	return st
+}
+
+// Remotes calls f with the remote address of every session.
+func (s *Server) Remotes(f func(netip.Addr)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		f(c.remote)
+	}
+}
+
+// Serve accepts connections until l is closed or the server stops; then it
+// returns nil. Sessions live on until Stop.
+func (s *Server) Serve(l net.Listener, mode Mode) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() {
+				continue
+			}
+			if errors.Is(err, net.ErrClosed) || s.isStopping() {
+				return nil
+			}
+			// Out of descriptors, most likely: others must end first.
+			s.opt.Logger.Warn("accept failed", "err", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		s.start(conn, mode)
+	}
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+func (s *Server) start(conn net.Conn, mode Mode) {
+	c := newSession(s, conn)
+	s.mu.Lock()
+	full := s.stopping || len(s.sessions) >= s.opt.MaxSessions || s.byAddr[c.remote] >= s.opt.MaxPerAddress
+	if !full {
+		s.sessions[c] = struct{}{}
+		s.byAddr[c.remote]++
+	}
+	s.mu.Unlock()
+	if full {
+		s.group.Go("refuse", func() {
+			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+			if mode == STARTTLS {
+				_, _ = conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
+			}
+			conn.Close()
+		})
+		return
+	}
+	s.group.Go("handshake", func() {
+		if mode == TLS && !c.handshake() {
+			c.close()
+			return
+		}
+		// A goroutine of its own for what follows: the handshake grew this one's stack.
+		s.group.Go("session", func() {
+			defer c.close()
+			c.run()
+		})
+	})
+}
+
+// enter counts a login and reports whether the account may have one more session.
+func (s *Server) enter(a address.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byAccount[a] >= s.opt.MaxPerAccount {
+		return false
+	}
+	s.byAccount[a]++
+	return true
+}
+
+func (s *Server) remove(c *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.sessions[c]; !ok {
+		return
+	}
+	delete(s.sessions, c)
+	if s.byAddr[c.remote]--; s.byAddr[c.remote] <= 0 {
+		delete(s.byAddr, c.remote)
+	}
+	if a := c.account(); !a.IsZero() {
+		if s.byAccount[a]--; s.byAccount[a] <= 0 {
+			delete(s.byAccount, a)
+		}
+	}
+}
+
+// EndSessions ends the sessions that are logged in as a.
+func (s *Server) EndSessions(a address.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		if c.account() == a {
+			c.end("This account's sessions were ended")
+		}
+	}
+}
+
+// Stop says BYE to all sessions and waits for them, until ctx ends; then it
+// closes what is left. It may be called twice.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	for c := range s.sessions {
+		c.end("The server is stopping")
+	}
+	s.mu.Unlock()
+	err := s.group.Wait(ctx)
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	for c := range s.sessions {
+		c.conn.Close()
+	}
+	s.mu.Unlock()
+	last, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return errors.Join(err, s.group.Wait(last))
+}

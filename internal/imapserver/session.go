@@ -1,0 +1,503 @@
+package imapserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/event"
+	"madmail/internal/fault"
+	"madmail/internal/imap"
+	"madmail/internal/mailbox"
+)
+
+// state is a set of the states of RFC 3501 section 3.
+type state uint8
+
+const (
+	anonymous state = 1 << iota
+	authenticated
+	selected
+	always = anonymous | authenticated | selected
+	inside = authenticated | selected
+)
+
+// session is one connection.
+type session struct {
+	srv    *Server
+	conn   net.Conn
+	remote netip.Addr
+	wire   wire
+	out    output
+
+	mu      sync.Mutex // guards the fields below: others may interrupt
+	waiting bool       // in a read that may be interrupted
+	ended   string     // why the session has to end, "" while it has not
+	woken   bool       // the mailbox changed
+
+	login  atomic.Pointer[address.Addr]
+	idling atomic.Bool
+
+	secure   bool
+	until    time.Time // of the present wait
+	failures int
+	errors   int
+
+	box       mailbox.Box
+	open      bool // a mailbox is selected
+	readOnly  bool
+	known     *mailbox.View // what the client was told, in the order of its sequence numbers
+	sub       *event.Subscription
+	condstore bool // RFC 7162: mod-sequences go with flags
+}
+
+// command is one command on its way.
+type command struct {
+	tag, name string
+	p         *imap.Parser
+	uid       bool // UID variant
+}
+
+// response is the tagged answer. The zero value is OK.
+type response struct {
+	status string // OK, NO or BAD
+	code   string // without brackets
+	text   string
+	sent   bool // the handler answered itself
+}
+
+func ok(text string) response           { return response{status: "OK", text: text} }
+func no(code, text string) response     { return response{status: "NO", code: code, text: text} }
+func bad(err error) response            { return response{status: "BAD", text: "Syntax error: " + err.Error()} }
+func okCode(code, text string) response { return response{status: "OK", code: code, text: text} }
+
+// errClose ends a session whose connection can no longer be used.
+var errClose = errors.New("imapserver: connection is to be closed")
+
+type handler struct {
+	run  func(*session, *command) response
+	when state
+	// quiet commands must not report expunges (RFC 3501 section 7.4.1).
+	quiet bool
+}
+
+var handlers map[string]handler
+
+func init() {
+	// In a function because the handlers refer to the table.
+	handlers = map[string]handler{
+		"CAPABILITY": {(*session).capability, always, false}, "NOOP": {(*session).noop, always, false},
+		"LOGOUT": {(*session).logout, always, false}, "ID": {(*session).id, always, false},
+		"STARTTLS": {(*session).starttls, anonymous, false}, "LOGIN": {(*session).loginCommand, anonymous, false},
+		"AUTHENTICATE": {(*session).authenticate, anonymous, false},
+		"ENABLE":       {(*session).enable, inside, false}, "COMPRESS": {(*session).compress, inside, false},
+		"NAMESPACE": {(*session).namespace, inside, false},
+		"SELECT":    {(*session).selectCommand, inside, false}, "EXAMINE": {(*session).examine, inside, false},
+		"CREATE": {(*session).create, inside, false}, "DELETE": {(*session).remove, inside, false},
+		"RENAME": {(*session).rename, inside, false}, "SUBSCRIBE": {(*session).subscribe, inside, false},
+		"UNSUBSCRIBE": {(*session).unsubscribe, inside, false},
+		"LIST":        {(*session).list, inside, false}, "LSUB": {(*session).lsub, inside, false},
+		"STATUS": {(*session).status, inside, false}, "APPEND": {(*session).append, inside, false},
+		"GETQUOTA": {(*session).getQuota, inside, false}, "GETQUOTAROOT": {(*session).getQuotaRoot, inside, false},
+		"SETQUOTA":    {(*session).setQuota, inside, false},
+		"GETMETADATA": {(*session).getMetadata, inside, false}, "SETMETADATA": {(*session).setMetadata, inside, false},
+		"IDLE":  {(*session).idle, inside, false},
+		"CHECK": {(*session).noop, selected, false}, "CLOSE": {(*session).closeCommand, selected, false},
+		"UNSELECT": {(*session).unselect, selected, false}, "EXPUNGE": {(*session).expunge, selected, false},
+		"FETCH": {(*session).fetch, selected, true}, "STORE": {(*session).store, selected, true},
+		"SEARCH": {(*session).search, selected, true},
+		"COPY":   {(*session).copy, selected, false}, "MOVE": {(*session).move, selected, false},
+		"UID FETCH": {(*session).fetch, selected, false}, "UID STORE": {(*session).store, selected, false},
+		"UID SEARCH": {(*session).search, selected, false}, "UID COPY": {(*session).copy, selected, false},
+		"UID MOVE": {(*session).move, selected, false}, "UID EXPUNGE": {(*session).expunge, selected, false},
+	}
+}
+
+func newSession(s *Server, conn net.Conn) *session {
+	c := &session{srv: s, conn: conn}
+	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		c.remote = ap.Addr().Unmap()
+	}
+	c.setConn(conn)
+	c.wire.wait, c.wire.more = c.wait, c.more
+	return c
+}
+
+func (c *session) setConn(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn, c.wire.conn, c.out.conn = conn, conn, conn
+}
+
+func (c *session) account() address.Addr {
+	if a := c.login.Load(); a != nil {
+		return *a
+	}
+	return address.Addr{}
+}
+
+func (c *session) state() state {
+	switch {
+	case c.account().IsZero():
+		return anonymous
+	case c.open:
+		return selected
+	}
+	return authenticated
+}
+
+func (c *session) handshake() bool {
+	if c.srv.opt.TLS == nil {
+		return false
+	}
+	t := tls.Server(c.conn, c.srv.opt.TLS)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.srv.opt.Logger.Debug("TLS handshake failed", "err", err)
+		return false
+	}
+	c.setConn(t)
+	c.secure = true
+	return true
+}
+
+var (
+	errEnded = errors.New("imapserver: session was ended")
+	errWoken = errors.New("imapserver: mailbox changed")
+)
+
+// Wake implements event.Waker: it interrupts the wait of IDLE.
+func (c *session) Wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.woken = true
+	if c.waiting && c.idling.Load() {
+		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// end asks the session to say BYE, at once when it waits.
+func (c *session) end(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == "" {
+		c.ended = why
+	}
+	if c.waiting {
+		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// wait reads while nothing is under way. The order matters: first the flags
+// are looked at and the deadline is set, under the lock that Wake and end take,
+// so that whatever comes later moves the deadline.
+func (c *session) wait(p []byte) (int, error) {
+	c.out.release()
+	c.mu.Lock()
+	switch {
+	case c.ended != "":
+		c.mu.Unlock()
+		return 0, errEnded
+	case c.woken && c.idling.Load():
+		c.mu.Unlock()
+		return 0, errWoken
+	}
+	c.waiting = true
+	err := c.conn.SetReadDeadline(c.until)
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = false
+	if err != nil && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case c.ended != "":
+			return 0, errEnded
+		case c.woken && c.idling.Load():
+			return 0, errWoken
+		}
+	}
+	return n, err
+}
+
+// more reads in the middle of a command.
+func (c *session) more(p []byte) (int, error) {
+	c.mu.Lock()
+	err := c.conn.SetReadDeadline(time.Now().Add(c.srv.opt.ReadTimeout))
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return c.conn.Read(p)
+}
+
+// close ends the connection and gives everything back.
+func (c *session) close() {
+	c.leave()
+	_ = c.flush()
+	c.conn.Close()
+	c.wire.discard()
+	c.out.release()
+	c.srv.remove(c)
+}
+
+func (c *session) flush() error {
+	if c.out.buf == nil || len(*c.out.buf) == 0 {
+		return nil
+	}
+	if err := c.conn.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	return c.out.flush()
+}
+
+// put appends to the output and sends it on when there is much.
+func (c *session) put(parts ...string) {
+	b := c.out.bytes()
+	for _, s := range parts {
+		*b = append(*b, s...)
+	}
+}
+
+func (c *session) num(n uint64) { b := c.out.bytes(); *b = strconv.AppendUint(*b, n, 10) }
+
+// run is the session's main loop.
+func (c *session) run() {
+	c.put("* OK [CAPABILITY ")
+	c.capabilities()
+	c.put("] ", imap.Text(c.srv.opt.Hostname()), " ready\r\n")
+	for {
+		if err := c.flush(); err != nil {
+			return
+		}
+		limit := c.srv.opt.IdleTimeout
+		if c.account().IsZero() {
+			limit = c.srv.opt.LoginTimeout
+		}
+		c.until = time.Now().Add(limit)
+		cmd, err := c.read()
+		if err == nil {
+			err = c.serve(cmd)
+		}
+		if err != nil {
+			c.farewell(err)
+			return
+		}
+		if c.errors > c.srv.opt.MaxErrors {
+			c.put("* BYE Too many errors\r\n")
+			return
+		}
+	}
+}
+
+// farewell says why the server closes, where somebody may listen.
+func (c *session) farewell(err error) {
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	switch {
+	case ended != "":
+		c.put("* BYE ", ended, "\r\n")
+	case errors.Is(err, errLineTooLong):
+		c.put("* BYE Command line too long\r\n")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.put("* BYE Autologout\r\n")
+	case errors.Is(err, errClose), errors.Is(err, io.EOF):
+	default:
+		c.srv.opt.Logger.Debug("IMAP connection lost", "err", err)
+	}
+}
+
+// maxLiteral bounds the literals of a command other than APPEND's message.
+const maxLiteral = 64 << 10
+
+// read reads a command with its literals. The message of an APPEND is left on
+// the wire: its handler streams it.
+func (c *session) read() (*command, error) {
+	line, err := c.wire.line(imap.MaxLine, true)
+	if err != nil {
+		return nil, err
+	}
+	text := string(line)
+	var literals [][]byte
+	total := 0
+	for {
+		size, sync, found := trailingLiteral(text)
+		if !found {
+			break
+		}
+		text += "\r\n"
+		if isAppend(text, literals) {
+			break
+		}
+		if total += int(min(size, maxLiteral+1)); total > maxLiteral {
+			if !sync {
+				return nil, errLineTooLong
+			}
+			tag, _, _ := strings.Cut(text, " ")
+			c.put(imap.Text(tag), " BAD Literal too long\r\n")
+			c.errors++
+			if err := c.flush(); err != nil {
+				return nil, err
+			}
+			return c.read()
+		}
+		if sync {
+			c.put("+ Ready\r\n")
+			if err := c.flush(); err != nil {
+				return nil, err
+			}
+		}
+		lit := make([]byte, size)
+		for got := 0; got < len(lit); {
+			n, err := c.wire.read(lit[got:])
+			if err != nil {
+				return nil, err
+			}
+			got += n
+		}
+		literals = append(literals, lit)
+		rest, err := c.wire.line(imap.MaxLine, false)
+		if err != nil {
+			return nil, err
+		}
+		if text += string(rest); len(text) > imap.MaxLine {
+			return nil, errLineTooLong
+		}
+	}
+	return parseCommand(text, literals), nil
+}
+
+// trailingLiteral finds "{n}" or "{n+}" at the end of a line (RFC 3501 section
+// 4.3, RFC 7888).
+func trailingLiteral(text string) (size int64, sync, found bool) {
+	if !strings.HasSuffix(text, "}") {
+		return 0, false, false
+	}
+	open := strings.LastIndexByte(text, '{')
+	if open < 0 {
+		return 0, false, false
+	}
+	digits := text[open+1 : len(text)-1]
+	sync = true
+	if d, plus := strings.CutSuffix(digits, "+"); plus {
+		digits, sync = d, false
+	}
+	n, err := strconv.ParseInt(digits, 10, 62)
+	if err != nil || n < 0 {
+		return 0, false, false
+	}
+	return n, sync, true
+}
+
+// parseCommand takes tag and name off. A command without a tag gets "*".
+func parseCommand(text string, literals [][]byte) *command {
+	p := imap.NewParser(text, literals)
+	cmd := &command{tag: p.Tag(), p: p}
+	if p.Err() != nil {
+		cmd.tag = "*"
+		return cmd
+	}
+	p.SP()
+	cmd.name = strings.ToUpper(p.Atom())
+	if cmd.name == "UID" {
+		p.SP()
+		cmd.name = "UID " + strings.ToUpper(p.Atom())
+		cmd.uid = true
+	}
+	return cmd
+}
+
+// serve runs a command and answers it.
+func (c *session) serve(cmd *command) error {
+	h, found := handlers[cmd.name]
+	var r response
+	switch {
+	case cmd.p.Err() != nil:
+		r = bad(cmd.p.Err())
+	case !found:
+		r = response{status: "BAD", text: "Unknown command"}
+	case h.when&c.state() == 0:
+		r = response{status: "BAD", text: "Command is not allowed in this state"}
+	default:
+		r = h.run(c, cmd)
+	}
+	if r.status == "" && !r.sent {
+		return errClose
+	}
+	if r.status == "BAD" {
+		c.errors++
+	}
+	if r.sent {
+		return nil
+	}
+	if c.open && r.status != "BAD" && found {
+		if err := c.update(!h.quiet); err != nil {
+			return err
+		}
+	}
+	c.answer(cmd.tag, r)
+	return nil
+}
+
+func (c *session) answer(tag string, r response) {
+	c.put(tag, " ", r.status, " ")
+	if r.code != "" {
+		c.put("[", r.code, "] ")
+	}
+	c.put(imap.Text(r.text), "\r\n")
+}
+
+// refusal turns an error of the flows into a response. It is the one place
+// that knows both.
+func (c *session) refusal(err error) response {
+	text := fault.UserText(err)
+	switch fault.KindOf(err) {
+	case fault.Invalid:
+		return no("CANNOT", text)
+	case fault.Denied:
+		return no("AUTHENTICATIONFAILED", "Authentication failed")
+	case fault.Refused:
+		return no("NOPERM", text)
+	case fault.Unencrypted:
+		return no("", text)
+	case fault.NotFound:
+		return no("NONEXISTENT", text)
+	case fault.Exists:
+		return no("ALREADYEXISTS", text)
+	case fault.TooBig:
+		return no("TOOBIG", text)
+	case fault.Full:
+		return no("OVERQUOTA", text)
+	case fault.Busy:
+		if hint := fault.HintOf(err); hint != "" {
+			c.srv.opt.Logger.Warn("a command was put off", "err", err, "hint", hint)
+		}
+		return no("UNAVAILABLE", text)
+	case fault.Internal:
+		c.srv.opt.Logger.Error("a command failed", "err", err)
+	}
+	return no("SERVERBUG", "Internal server error")
+}
+
+// end demands the end of the command's arguments.
+func (cmd *command) end() error { return cmd.p.End() }
+
+// ctx is the context of a command: clients give up after a minute.
+func (c *session) ctx() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 55*time.Second)
+}
