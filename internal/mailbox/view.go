@@ -203,3 +203,84 @@ func (v *View) Each(set UIDSet, f func(i int, m Message)) {
 
 // All is the set of every UID.
 func All() UIDSet { return UIDSet{{1, ^UID(0)}} }
+
+// Difference is one step from an old view to a newer one.
+type Difference struct {
+	Kind  DifferenceKind
+	Index int // in the old view for Gone and Changed, in the new one for Added
+	Message
+}
+
+// DifferenceKind says what happened to a message.
+type DifferenceKind uint8
+
+// The kinds.
+const (
+	Gone DifferenceKind = iota
+	FlagsChanged
+	Added
+)
+
+// Diff calls f for everything that differs from old to v, in order of UID.
+// Pages that both share are skipped, so it costs what changed.
+func (v *View) Diff(old *View, f func(Difference)) {
+	a, b := cursor{v: old}, cursor{v: v}
+	for !a.done() || !b.done() {
+		if a.skipShared(&b) {
+			continue
+		}
+		switch {
+		case b.done() || !a.done() && a.msg().UID < b.msg().UID:
+			f(Difference{Gone, a.at(), *a.msg()})
+			a.next()
+		case a.done() || b.msg().UID < a.msg().UID:
+			f(Difference{Added, b.at(), *b.msg()})
+			b.next()
+		default:
+			if a.msg().ModSeq != b.msg().ModSeq {
+				f(Difference{FlagsChanged, a.at(), *b.msg()})
+			}
+			a.next()
+			b.next()
+		}
+	}
+}
+
+type cursor struct {
+	v    *View
+	page int
+	i    int
+}
+
+func (c *cursor) done() bool    { return c.page >= len(c.v.pages) }
+func (c *cursor) msg() *Message { return &c.v.pages[c.page].msgs[c.i] }
+func (c *cursor) at() int       { return c.v.pages[c.page].first + c.i }
+
+func (c *cursor) next() {
+	if c.i++; c.i == len(c.v.pages[c.page].msgs) {
+		c.page++
+		c.i = 0
+	}
+}
+
+// skipShared jumps over pages that hold the same memory, also when one of them
+// has grown at its end.
+func (c *cursor) skipShared(d *cursor) bool {
+	if c.done() || d.done() || c.i != d.i {
+		return false
+	}
+	a, b := c.v.pages[c.page].msgs, d.v.pages[d.page].msgs
+	if &a[0] != &b[0] {
+		return false
+	}
+	switch {
+	case len(a) == len(b):
+		c.page, d.page, c.i, d.i = c.page+1, d.page+1, 0, 0
+	case len(a) < len(b) && c.i < len(a):
+		d.i = len(a)
+		c.page, c.i = c.page+1, 0
+	default:
+		return false
+	}
+	return true
+}

@@ -68,6 +68,31 @@ func TestViewsFollowAPlainSlice(t *testing.T) {
 			if d := cmp.Diff(before, list(old)); d != "" {
 				t.Fatalf("an old view changed:\n%s", d)
 			}
+			var rebuilt []Message
+			gone := map[int]bool{}
+			changed := map[int]Message{}
+			var added []Message
+			v.Diff(old, func(d Difference) {
+				switch d.Kind {
+				case Gone:
+					gone[d.Index] = true
+				case FlagsChanged:
+					changed[d.Index] = d.Message
+				case Added:
+					added = append(added, d.Message)
+				}
+			})
+			for i, m := range before {
+				if n, ok := changed[i]; ok {
+					m = n
+				}
+				if !gone[i] {
+					rebuilt = append(rebuilt, m)
+				}
+			}
+			if rebuilt = append(rebuilt, added...); len(rebuilt) != len(model) || len(model) > 0 && !cmp.Equal(rebuilt, model) {
+				t.Fatalf("the differences lead to %d messages, want %d", len(rebuilt), len(model))
+			}
 			for range 5 {
 				uid := UID(rnd.IntN(int(next) + 2))
 				i, ok := v.Index(uid)

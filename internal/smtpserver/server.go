@@ -1,0 +1,303 @@
+// Package smtpserver speaks SMTP with clients and other servers: sessions on
+// the ports 25 (MX), 587 (submission with STARTTLS) and 465 (submission over TLS).
+//
+// A session knows states, their order, limits and replies. Whether a login is
+// good, a recipient may be named and a message may pass is asked of the flows
+// behind Authenticator and Intake. It does not know files, SQL or other doors.
+//
+// Each connection is one goroutine. While it waits for a command it holds no
+// buffer.
+package smtpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/auth"
+	"madmail/internal/delivery"
+	"madmail/internal/smtp"
+	"madmail/internal/task"
+)
+
+// Mode says which of the three services a listener offers.
+type Mode uint8
+
+// The modes.
+const (
+	MX            Mode = iota // other servers, port 25: no login, local recipients
+	Submission                // clients, port 587: STARTTLS, then login
+	SubmissionTLS             // clients, port 465: TLS from the start
+)
+
+// Authenticator verifies logins.
+type Authenticator interface {
+	Login(ctx context.Context, user string, password []byte, remote netip.Addr) (auth.Identity, error)
+}
+
+// Intake takes messages.
+type Intake interface {
+	// Check is asked for each recipient; it reads memory only.
+	Check(ctx context.Context, e *delivery.Envelope, to address.Addr) error
+	// Accept reads the message and returns when it is durable. An error of r
+	// drops the message.
+	Accept(ctx context.Context, e *delivery.Envelope, r io.Reader) (delivery.Result, error)
+}
+
+// Options configure a server. Auth, Intake and Hostname are required.
+type Options struct {
+	Auth     Authenticator
+	Intake   Intake
+	Hostname func() string
+	// TLS is used for STARTTLS and for SubmissionTLS; nil offers neither.
+	TLS *tls.Config
+	// MaxSize is the limit of a message, in octets, announced as SIZE.
+	MaxSize func(Mode) int64
+	// AllowInsecureAuth lets clients log in before TLS.
+	AllowInsecureAuth bool
+
+	MaxRecipients   int           // per transaction; 20,000
+	MaxSessions     int           // in all; 10,000
+	MaxPerAddress   int           // sessions of one remote address; 1,000
+	MaxErrors       int           // bad commands of one session; 20
+	MaxAuthFailures int           // of one session; 3
+	IdleTimeout     time.Duration // waiting for a command; 5 minutes
+	GreetTimeout    time.Duration // handshake, and the first command; 30 s
+	DataTimeout     time.Duration // without any octet of a message; 1 minute
+	MinRate         int64         // octets a second of a message, after 30 s; 1024
+	AcceptTimeout   time.Duration // for storing a message after its end; 50 s
+
+	// RatePerMinute and RateBurst bound the messages of one sender; 0 is off.
+	RatePerMinute, RateBurst int
+
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+func (o *Options) fill() error {
+	switch {
+	case o.Auth == nil:
+		return errors.New("smtpserver: Options.Auth is nil")
+	case o.Intake == nil:
+		return errors.New("smtpserver: Options.Intake is nil")
+	case o.Hostname == nil:
+		return errors.New("smtpserver: Options.Hostname is nil")
+	}
+	if o.MaxSize == nil {
+		o.MaxSize = func(Mode) int64 { return 100 << 20 }
+	}
+	num := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	num(&o.MaxRecipients, 20000)
+	num(&o.MaxSessions, 10000)
+	num(&o.MaxPerAddress, 1000)
+	num(&o.MaxErrors, 20)
+	num(&o.MaxAuthFailures, 3)
+	dur := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	dur(&o.IdleTimeout, 5*time.Minute)
+	dur(&o.GreetTimeout, 30*time.Second)
+	dur(&o.DataTimeout, time.Minute)
+	dur(&o.AcceptTimeout, 50*time.Second)
+	if o.MinRate == 0 {
+		o.MinRate = 1024
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// Server serves SMTP on listeners it is handed. Make one with New.
+type Server struct {
+	opt   Options
+	group task.Group
+	rate  *limiter
+
+	mu       sync.Mutex // guards the fields below
+	sessions map[*session]struct{}
+	byAddr   map[netip.Addr]int
+	stopping bool
+
+	stats counters
+}
+
+type counters struct {
+	accepted, refused, logins, failedLogins, panics atomic.Int64
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Sessions     int // open now
+	Accepted     int64
+	Refused      int64 // messages
+	Logins       int64
+	FailedLogins int64
+}
+
+// New checks opt and returns a server without listeners.
+func New(opt Options) (*Server, error) {
+	if err := opt.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opt:      opt,
+		sessions: make(map[*session]struct{}),
+		byAddr:   make(map[netip.Addr]int),
+		rate:     newLimiter(opt.RatePerMinute, opt.RateBurst),
+	}
+	s.group.Panicked = func(name string, v any, stack []byte) {
+		s.stats.panics.Add(1)
+		opt.Logger.Error("an SMTP session panicked", "panic", fmt.Sprint(v), "stack", string(stack))
+	}
+	return s, nil
+}
+
+// Stats returns the counts.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	n := len(s.sessions)
+	s.mu.Unlock()
+	return Stats{n, s.stats.accepted.Load(), s.stats.refused.Load(), s.stats.logins.Load(), s.stats.failedLogins.Load()}
+}
+
+// Remotes calls f with the remote address of every session.
+func (s *Server) Remotes(f func(netip.Addr)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		f(c.remote)
+	}
+}
+
+// Serve accepts connections until l is closed or the server stops; then it
+// returns nil. Sessions live on until Stop.
+func (s *Server) Serve(l net.Listener, mode Mode) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Timeout() {
+				continue
+			}
+			if errors.Is(err, net.ErrClosed) || s.isStopping() {
+				return nil
+			}
+			// Out of descriptors, most likely: others must end first.
+			s.opt.Logger.Warn("accept failed", "err", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		s.start(conn, mode)
+	}
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+func remoteOf(conn net.Conn) netip.Addr {
+	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		return ap.Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// start begins a session, or turns the connection away.
+func (s *Server) start(conn net.Conn, mode Mode) {
+	c := newSession(s, conn, mode)
+	s.mu.Lock()
+	full := s.stopping || len(s.sessions) >= s.opt.MaxSessions || s.byAddr[c.remote] >= s.opt.MaxPerAddress
+	if !full {
+		s.sessions[c] = struct{}{}
+		s.byAddr[c.remote]++
+	}
+	s.mu.Unlock()
+	if full {
+		s.group.Go("refuse", func() {
+			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+			if mode != SubmissionTLS {
+				_, _ = conn.Write(smtp.Say(421, "4.7.0", "Too many connections, try again later").Append(nil))
+			}
+			conn.Close()
+		})
+		return
+	}
+	s.group.Go("session", func() {
+		if mode == SubmissionTLS && !c.handshake() {
+			c.close()
+			return
+		}
+		// A goroutine of its own for what follows: the handshake grew this one's stack.
+		s.group.Go("session", func() {
+			defer c.close()
+			c.run()
+		})
+	})
+}
+
+func (s *Server) remove(c *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.sessions[c]; !ok {
+		return
+	}
+	delete(s.sessions, c)
+	if s.byAddr[c.remote]--; s.byAddr[c.remote] <= 0 {
+		delete(s.byAddr, c.remote)
+	}
+}
+
+// EndSessions ends the sessions that are logged in as a.
+func (s *Server) EndSessions(a address.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		if c.account() == a {
+			c.interrupt(true)
+		}
+	}
+}
+
+// Stop tells idle sessions 421 and waits for messages under way, until ctx
+// ends; then it closes what is left. It may be called twice.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	for c := range s.sessions {
+		c.interrupt(false)
+	}
+	s.mu.Unlock()
+	err := s.group.Wait(ctx)
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	for c := range s.sessions {
+		c.conn.Close()
+	}
+	s.mu.Unlock()
+	last, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return errors.Join(err, s.group.Wait(last))
+}
