@@ -39,8 +39,7 @@ func (c *session) idle(cmd *command) response {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			c.put("* OK Still here\r\n")
 		case err != nil:
-			c.idleEnd(err)
-			return response{}
+			return response{} // the main loop says why
 		case strings.EqualFold(string(line), "DONE"):
 			return ok("Idle completed")
 		default:
@@ -49,12 +48,5 @@ func (c *session) idle(cmd *command) response {
 		if c.flush() != nil {
 			return response{}
 		}
-	}
-}
-
-// idleEnd says why an idle session ends, where somebody may listen.
-func (c *session) idleEnd(err error) {
-	if errors.Is(err, errEnded) {
-		c.farewell(err)
 	}
 }

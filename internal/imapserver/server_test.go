@@ -310,7 +310,7 @@ func TestDialogs(t *testing.T) {
 						t.Fatalf("line %d: got\n%q, want\n%q", n+1, got, arg)
 					}
 				case line == "eof":
-					if b, err := c.br.ReadByte(); err != io.EOF {
+					if b, err := c.br.ReadByte(); err != io.EOF && err != io.ErrUnexpectedEOF {
 						t.Fatalf("line %d: got %q, %v instead of the end", n+1, b, err)
 					}
 				default:

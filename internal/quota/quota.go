@@ -64,11 +64,14 @@ func (c *Cache) Reserve(a address.Addr, n int64) (*Reservation, error) {
 	limit := c.limit(a)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entryLocked(a)
-	if n > limit-e.used-e.reserved {
+	taken := int64(0)
+	if e := c.m[a]; e != nil {
+		taken = e.used + e.reserved
+	}
+	if n > limit-taken {
 		return nil, fault.New(fault.Full, "Mailbox is full")
 	}
-	e.reserved += n
+	c.entryLocked(a).reserved += n
 	return &Reservation{c: c, a: a, n: n}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 
 	"madmail/internal/address"
@@ -132,7 +133,12 @@ func (s *Store) CreateBox(ctx context.Context, key mailbox.Box, specialUse strin
 		}
 		b := s.box(key)
 		s.fresh(b)
-		if err := s.makeBox(b); err != nil {
+		// Mailboxes can take each other's names, so no two may share a UIDVALIDITY.
+		err = s.raise(b.validity)
+		if err == nil {
+			err = s.makeBox(b)
+		}
+		if err != nil {
 			s.forget(b)
 			return trouble(err, "make a mailbox")
 		}
@@ -201,9 +207,33 @@ func (s *Store) RemoveBox(ctx context.Context, key mailbox.Box) error {
 	}))
 }
 
+// floorName is the file that remembers which UIDVALIDITY was given out last.
+const floorName = "uidvalidity"
+
+// raise makes sure, durably, that no later mailbox gets the UIDVALIDITY used.
+func (s *Store) raise(used uint32) error {
+	if s.floor > used {
+		return nil
+	}
+	s.floor = used + 1
+	return s.disk.replace(filepath.Join(s.j.dir, floorName), strconv.AppendUint(nil, uint64(s.floor), 10))
+}
+
+func (s *Store) readFloor() {
+	data, err := os.ReadFile(filepath.Join(s.j.dir, floorName))
+	if err != nil {
+		return
+	}
+	if n, err := strconv.ParseUint(string(data), 10, 32); err == nil {
+		s.floor = uint32(n)
+	}
+}
+
 // drop forgets a mailbox whose files went, and counts them off.
 func (s *Store) drop(b *box) {
-	s.floor = max(s.floor, b.validity+1)
+	if err := s.raise(b.validity); err != nil {
+		s.log.Warn("the last UIDVALIDITY could not be written", "err", err)
+	}
 	if b.bytes != 0 || b.count != 0 {
 		s.opt.Used(b.key.Account, -b.bytes, -int64(b.count))
 		b.bytes, b.count = 0, 0
@@ -381,7 +411,7 @@ func (s *Store) Usage(ctx context.Context, a address.Addr) (u mailbox.Usage, err
 		return u, err
 	}
 	for _, k := range keys {
-		if _, err := os.Stat(s.boxDir(k)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(s.boxDir(k)); errors.Is(err, fs.ErrNotExist) && s.lookup(k) == nil {
 			continue
 		}
 		err := s.do(ctx, &op{plan: func() error {
@@ -400,7 +430,8 @@ func (s *Store) Usage(ctx context.Context, a address.Addr) (u mailbox.Usage, err
 	return u, nil
 }
 
-// Accounts calls f for every account that has mail on disk. See mailbox.Store.
+// Accounts calls f for every account that has mail, on disk or held until the
+// next checkpoint. See mailbox.Store.
 func (s *Store) Accounts(_ context.Context, f func(address.Addr) error) error {
 	dir, err := os.Open(s.mail)
 	if err != nil {
@@ -419,7 +450,22 @@ func (s *Store) Accounts(_ context.Context, f func(address.Addr) error) error {
 			}
 		}
 		if err != nil {
-			return nil // the end
+			break // the end
 		}
 	}
+	s.mu.RLock()
+	inMemory := make(map[address.Addr]bool)
+	for k := range s.boxes {
+		inMemory[k.Account] = true
+	}
+	s.mu.RUnlock()
+	for a := range inMemory {
+		if _, err := os.Stat(s.accountDir(a)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := f(a); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -42,7 +42,7 @@ func (s *Store) head(b *box) error {
 }
 
 // fresh gives a mailbox that is not on disk its UIDVALIDITY: the present time,
-// and more than any mailbox that was removed had.
+// and more than any mailbox had that was removed or that can be renamed.
 func (s *Store) fresh(b *box) {
 	now := s.opt.Now().Unix()
 	b.validity = max(uint32(min(max(now, 1), 1<<32-1)), s.floor)

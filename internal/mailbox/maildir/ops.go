@@ -252,6 +252,11 @@ func (d *delivering) plan(o *op) error {
 		}
 	}
 	if len(r.boxes) == 0 {
+		for _, p := range d.placed {
+			if fault.KindOf(p.Err) != fault.KindOf(d.placed[0].Err) {
+				return nil // each has its own reason
+			}
+		}
 		return d.placed[0].Err
 	}
 	for _, b := range d.boxes {

@@ -268,6 +268,7 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 			return nil, trouble(err, "make directories")
 		}
 	}
+	s.readFloor()
 	err := s.recover(ctx)
 	if err == nil {
 		err = s.j.reserve(min(3, opt.Segments))
