@@ -46,7 +46,7 @@ func classOf(r rune) class {
 var commonPairs = func() (set [26][26]bool) {
 	for _, p := range strings.Fields(`th he in er an re nd at on nt ha es st en ed to it ou ea hi is or ti as te et ng of al de
 		se le sa si ar ve ra ld ur ro ri io ic ll ne me li ch el co ma om ce la ta ns ho ca us ec ac ot ss wo be wa rs ut tr
-		il no ee ge am we ly di mo so un oo ow ai ss ey er rd ty ay ad sh pa pe ie em po id ir ni ag im`) {
+		il no ee ge am ly di mo so un oo ow ai ey rd ty ay ad sh pa pe ie em po id ir ni ag im ct tt pl ry ba ap ke ol fo bl do`) {
 		set[p[0]-'a'][p[1]-'a'] = true
 	}
 	return set
@@ -58,12 +58,13 @@ var commonPairs = func() (set [26][26]bool) {
 //
 //   - each character counts as much as its class holds: 26 letters of a case,
 //     10 digits, 33 others; characters beyond ASCII count as their class;
-//   - a change of class adds 2.5 bits, which is what the choice of class is
+//   - a change of class adds 3 bits, which is about what the choice of class is
 //     worth in random text of letters and digits;
 //   - the second letter of a common pair counts 2 bits, as in words;
 //   - a character that goes on repeating ("aaa"), counting ("abc", "321") or
 //     copying three characters from before counts nothing;
-//   - a sign that was used before counts 1 bit: it separates words.
+//   - a sign that was used before counts 1 bit: it separates words. Neither
+//     it nor what follows a sign is a change of class.
 //
 // Random letters and digits reach 100 bits with about 19 characters. What
 // people think of does not in 20, and four words do not.
@@ -91,8 +92,8 @@ func Strength(password []byte) float64 {
 			}
 			signs[r] = struct{}{}
 		}
-		if n >= 1 && c != lastClass && gain > 0 {
-			gain += 2.5
+		if n >= 1 && c != lastClass && lastClass != other && gain > 1 {
+			gain += 3
 		}
 		if n >= 2 {
 			triples[triple] = struct{}{}
