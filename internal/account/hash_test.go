@@ -179,3 +179,13 @@ func FuzzStrength(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkStrength(b *testing.B) {
+	p := []byte(strongPassword)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !strong(p) {
+			b.Fatal("weak")
+		}
+	}
+}

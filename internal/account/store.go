@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"io"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,12 +16,15 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/db"
 	"madmail/internal/fault"
-	"madmail/internal/quota"
 	"madmail/internal/task"
 )
 
 // globalDefault is the row of quotas that holds the default limit.
 const globalDefault = "__GLOBAL_DEFAULT__"
+
+// Unlimited is the limit of an account that has none. It is the number that
+// package quota takes for the same.
+const Unlimited int64 = math.MaxInt64
 
 // fallbackLimit is the default limit when nobody named one, in bytes.
 const fallbackLimit = 1 << 30
@@ -184,7 +188,7 @@ type Info struct {
 	CreatedAt   int64
 	FirstLogin  int64
 	LastLogin   int64
-	Limit       int64  // effective, quota.Unlimited for none
+	Limit       int64  // effective, Unlimited for none
 	OwnLimit    int64  // stored for this account: 0 default, negative none
 	Token       string // registration token that a pending account holds
 	Blocked     bool
@@ -252,7 +256,7 @@ func sortByAddress(list []Info) {
 	})
 }
 
-// Limit returns a's storage limit in bytes, quota.Unlimited for none. It
+// Limit returns a's storage limit in bytes, Unlimited for none. It
 // reads memory only; an address without an account has the default.
 func (s *Store) Limit(a address.Addr) int64 {
 	if e := s.get(a); e != nil {
@@ -272,7 +276,7 @@ func (s *Store) DefaultLimit() (limit int64, stored bool) {
 func (s *Store) effective(own int64) int64 {
 	for _, n := range []int64{own, s.byDefault.Load(), s.file()} {
 		if n < 0 {
-			return quota.Unlimited
+			return Unlimited
 		}
 		if n > 0 {
 			return n

@@ -2,6 +2,7 @@ package account
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -72,14 +73,15 @@ func Strength(password []byte) float64 {
 	var bits float64
 	var last [2]rune // the two before
 	var lastClass class
-	triples := make(map[[3]rune]struct{}, len(password))
-	signs := make(map[rune]struct{})
+	// Slices, not maps: this runs at every login, on a few dozen characters.
+	triples := make([][3]rune, 0, 64)
+	signs := make([]rune, 0, 16)
 	n := 0
 	for _, r := range string(password) {
 		c := classOf(r)
 		fold := unicode.ToLower(r)
 		triple := [3]rune{last[0], last[1], fold}
-		_, seen := triples[triple]
+		seen := slices.Contains(triples, triple)
 		gain := classBits[c]
 		switch step := fold - last[1]; {
 		case n >= 2 && step == last[1]-last[0] && step >= -1 && step <= 1, n >= 2 && seen:
@@ -87,16 +89,17 @@ func Strength(password []byte) float64 {
 		case n >= 1 && isLetter(fold) && isLetter(last[1]) && commonPairs[last[1]-'a'][fold-'a']:
 			gain = 2
 		case c == other:
-			if _, used := signs[r]; used {
+			if slices.Contains(signs, r) {
 				gain = 1
+			} else {
+				signs = append(signs, r)
 			}
-			signs[r] = struct{}{}
 		}
 		if n >= 1 && c != lastClass && lastClass != other && gain > 1 {
 			gain += 3
 		}
-		if n >= 2 {
-			triples[triple] = struct{}{}
+		if n >= 2 && !seen {
+			triples = append(triples, triple)
 		}
 		bits += gain
 		last, lastClass = [2]rune{last[1], fold}, c
