@@ -1,0 +1,357 @@
+package account
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/db"
+	"madmail/internal/fault"
+)
+
+// hashTimeout bounds the wait for a slot in calls that have no deadline.
+const hashTimeout = 30 * time.Second
+
+// hash makes the stored form of a new password, in a slot when it is slow.
+func (s *Store) hash(ctx context.Context, password []byte) (text string, err error) {
+	if len(password) == 0 || len(password) > maxPassword {
+		return "", fault.Newf(fault.Invalid, "a password has 1 to %d bytes", maxPassword)
+	}
+	if strong(password) {
+		return newHash(s.random, password)
+	}
+	if rerr := s.hashes.run(ctx, func() { text, err = newHash(s.random, password) }); rerr != nil {
+		return "", rerr
+	}
+	return text, err
+}
+
+// New is an account to be made.
+type New struct {
+	Addr     address.Addr
+	Password []byte
+	Hash     string // instead of Password: a stored form, as CheckHash accepts
+	Token    string // registration token to reserve
+	LoggedIn bool   // this is the first login
+	Limit    int64  // storage limit in bytes: 0 default, negative none
+}
+
+// Create makes an account in one transaction. It never overwrites one: two
+// callers with one address get one account, and one of them fault.Exists.
+//
+// The rules of Policy are for the caller to ask. Errors: fault.Invalid for an
+// empty password or a bad hash, fault.Exists, fault.Refused for a blocked
+// address or a token that is unknown, expired or used up, fault.Busy.
+func (s *Store) Create(ctx context.Context, n New) error {
+	if s.Exists(n.Addr) {
+		return fault.New(fault.Exists, "The account exists already")
+	}
+	if s.Blocked(n.Addr) {
+		return errBlocked
+	}
+	hash := n.Hash
+	var err error
+	if hash == "" {
+		hash, err = s.hash(ctx, n.Password)
+	} else {
+		err = CheckHash(hash)
+	}
+	if err != nil {
+		return err
+	}
+	now := s.now().Unix()
+	e := &entry{hash: hash, created: now, first: 1, limit: n.Limit, token: n.Token, live: &live{}}
+	if n.LoggedIn {
+		e.first, e.last = now, now
+		e.live.seen.Store(now)
+		e.live.noted.Store(now)
+	}
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, n.Addr, e) })
+}
+
+var errBlocked = fault.New(fault.Refused, "The address is blocked")
+
+func (s *Store) insert(ctx context.Context, tx *db.Tx, a address.Addr, e *entry) error {
+	if s.Exists(a) { // also under a spelling that the table's key does not see
+		return fault.New(fault.Exists, "The account exists already")
+	}
+	wire := a.Wire()
+	columns, values, args := s.layout.name+", "+s.layout.hash, "?, ?", []any{wire, e.hash}
+	if s.layout.created {
+		columns, values, args = columns+", created_at", values+", ?", append(args, e.created)
+	}
+	n, err := tx.Exec(ctx, "INSERT INTO passwords ("+columns+") SELECT "+values+
+		" WHERE NOT EXISTS (SELECT 1 FROM blocked_users WHERE username = ?)", append(args, wire)...)
+	if fault.Is(err, fault.Exists) {
+		return fault.New(fault.Exists, "The account exists already")
+	}
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errBlocked
+	}
+	var token any
+	if e.token != "" {
+		token = e.token
+		if err := reserve(ctx, tx, e.token, s.now()); err != nil {
+			return err
+		}
+	}
+	// A quota row may be left from credentials that were removed alone.
+	_, err = tx.Exec(ctx, `INSERT INTO quotas (username, max_storage, created_at, first_login_at, last_login_at, used_token)
+		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (username) DO UPDATE SET max_storage = excluded.max_storage, created_at = excluded.created_at,
+		first_login_at = excluded.first_login_at, last_login_at = excluded.last_login_at, used_token = excluded.used_token`,
+		wire, e.limit, e.created, e.first, e.last, token)
+	if err != nil {
+		return err
+	}
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.all[a] = e
+	})
+	return nil
+}
+
+// Credentials are a new account's, to be shown once. It prints itself
+// without the password.
+type Credentials struct {
+	Addr     address.Addr
+	Password []byte
+}
+
+// String hides the password.
+func (c Credentials) String() string { return c.Addr.String() }
+
+// GoString hides the password.
+func (c Credentials) GoString() string { return c.Addr.String() }
+
+// Random is an account to be made with a generated name and password. Zero
+// lengths are the policy's.
+type Random struct {
+	Domain         address.Domain
+	NameLength     int
+	PasswordLength int
+	Token          string
+}
+
+// randomTries bounds the search for a name that is free.
+const randomTries = 10
+
+// CreateRandom makes an account whose name and password it draws. Names that
+// exist, are blocked or reserved are drawn again. Errors as Create's.
+func (s *Store) CreateRandom(ctx context.Context, r Random) (Credentials, error) {
+	p := s.Policy()
+	if r.NameLength <= 0 {
+		r.NameLength = p.NameLength
+	}
+	if r.PasswordLength <= 0 {
+		r.PasswordLength = p.PasswordLength
+	}
+	password, err := randomText(s.random, passwordAlphabet, r.PasswordLength)
+	if err != nil {
+		return Credentials{}, err
+	}
+	hash, err := s.hash(ctx, password)
+	if err != nil {
+		return Credentials{}, err
+	}
+	for range randomTries {
+		name, err := randomText(s.random, nameAlphabet, r.NameLength)
+		if err != nil {
+			return Credentials{}, err
+		}
+		a, err := address.New(string(name), r.Domain)
+		if err != nil {
+			return Credentials{}, err
+		}
+		if Reserved(a.Local()) || s.Blocked(a) {
+			continue
+		}
+		switch err := s.Create(ctx, New{Addr: a, Hash: hash, Token: r.Token}); {
+		case err == nil:
+			return Credentials{Addr: a, Password: password}, nil
+		case !fault.Is(err, fault.Exists):
+			return Credentials{}, err
+		}
+	}
+	return Credentials{}, fault.New(fault.Busy, "failed to create random account after max retries")
+}
+
+// SetPassword replaces a's password and ends its sessions. Errors:
+// fault.NotFound, fault.Invalid for an empty password, fault.Busy.
+func (s *Store) SetPassword(ctx context.Context, a address.Addr, password []byte) error {
+	if !s.Exists(a) {
+		return errNone
+	}
+	hash, err := s.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		e := s.get(a)
+		if e == nil {
+			return errNone
+		}
+		n, err := tx.Exec(ctx, "UPDATE passwords SET "+s.layout.hash+" = ? WHERE "+s.layout.name+" = ?", hash, e.name(a))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errNone
+		}
+		tx.AfterCommit(func() {
+			s.update(a, func(e *entry) {
+				e.hash = hash
+				e.live.verified.Store(nil)
+			})
+		})
+		return nil
+	})
+	if err == nil {
+		s.ended(a, PasswordChanged)
+	}
+	return err
+}
+
+var errNone = fault.New(fault.NotFound, "no such account")
+
+// Delete removes a's credentials and quota row in one transaction. With a
+// reason that is not empty it blocks the address in the same transaction, so
+// that no login can make it anew; this also works for an address that has no
+// account. Without a reason such an address is fault.NotFound.
+//
+// Ended(Removed) tells the owners of sessions, mail and push tokens.
+func (s *Store) Delete(ctx context.Context, a address.Addr, blockReason string) error {
+	existed := false
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if blockReason != "" {
+			if err := s.insertBlock(ctx, tx, a, blockReason); err != nil {
+				return err
+			}
+		}
+		n, err := s.deleteRows(ctx, tx, a)
+		existed = n > 0
+		if err == nil && n == 0 && blockReason == "" {
+			return errNone
+		}
+		return err
+	})
+	if err == nil && (existed || blockReason != "") {
+		s.ended(a, Removed)
+	}
+	return err
+}
+
+// deleteRows removes every spelling that memory knows and the normal form.
+func (s *Store) deleteRows(ctx context.Context, tx *db.Tx, a address.Addr) (n int64, err error) {
+	wire := a.Wire()
+	names := []string{wire}
+	if e := s.get(a); e != nil {
+		names = append(names, e.also...)
+		names = append(names, e.name(a), e.quotaName(a))
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		rows, err := tx.Exec(ctx, "DELETE FROM passwords WHERE "+s.layout.name+" = ?", name)
+		if err != nil {
+			return 0, err
+		}
+		n += rows
+		if _, err := tx.Exec(ctx, "DELETE FROM quotas WHERE username = ?", name); err != nil {
+			return 0, err
+		}
+	}
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.all, a)
+	})
+	return n, nil
+}
+
+// Block forbids a to log in, register and receive, and ends its sessions. The
+// account stays. Blocking again updates reason and time.
+func (s *Store) Block(ctx context.Context, a address.Addr, reason string) error {
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insertBlock(ctx, tx, a, reason) })
+	if err == nil {
+		s.ended(a, Blocked)
+	}
+	return err
+}
+
+func (s *Store) insertBlock(ctx context.Context, tx *db.Tx, a address.Addr, reason string) error {
+	at := s.now().UTC().Truncate(time.Second)
+	_, err := tx.Exec(ctx, `INSERT INTO blocked_users (username, reason, blocked_at) VALUES (?, ?, ?)
+		ON CONFLICT (username) DO UPDATE SET reason = excluded.reason, blocked_at = excluded.blocked_at`, a.Wire(), reason, db.At(at))
+	if err != nil {
+		return err
+	}
+	tx.AfterCommit(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		b := &blockRow{rows: []string{a.Wire()}, reason: reason, at: at}
+		if old := s.blocked[a]; old != nil {
+			b.rows = append(b.rows, old.rows...)
+		}
+		s.blocked[a] = b
+	})
+	return nil
+}
+
+// Unblock frees a. An address that is not blocked is freed already.
+func (s *Store) Unblock(ctx context.Context, a address.Addr) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		names := []string{a.Wire()}
+		s.mu.RLock()
+		if b := s.blocked[a]; b != nil {
+			names = append(names, b.rows...)
+		}
+		s.mu.RUnlock()
+		for _, name := range names {
+			if _, err := tx.Exec(ctx, "DELETE FROM blocked_users WHERE username = ?", name); err != nil {
+				return err
+			}
+		}
+		tx.AfterCommit(func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.blocked, a)
+		})
+		return nil
+	})
+}
+
+// SetLimit stores a's own storage limit in bytes: 0 for the default, negative
+// for none.
+func (s *Store) SetLimit(ctx context.Context, a address.Addr, n int64) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		e := s.get(a)
+		if e == nil {
+			return errNone
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO quotas (username, max_storage, created_at, first_login_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT (username) DO UPDATE SET max_storage = excluded.max_storage`, e.quotaName(a), n, e.created, e.first)
+		if err != nil {
+			return err
+		}
+		tx.AfterCommit(func() { s.update(a, func(e *entry) { e.limit = n }) })
+		return nil
+	})
+}
+
+// SetDefaultLimit stores the limit of accounts without one of their own: 0
+// for the configured one, negative for none.
+func (s *Store) SetDefaultLimit(ctx context.Context, n int64) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO quotas (username, max_storage) VALUES (?, ?)
+			ON CONFLICT (username) DO UPDATE SET max_storage = excluded.max_storage`, globalDefault, n)
+		if err != nil {
+			return err
+		}
+		tx.AfterCommit(func() { s.byDefault.Store(n) })
+		return nil
+	})
+}

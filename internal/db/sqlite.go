@@ -1,0 +1,138 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"madmail/internal/fault"
+)
+
+const (
+	driverName  = "sqlite"
+	dialect     = "sqlite" // directory below migrations/
+	busyTimeout = 30 * time.Second
+	beginWrite  = "BEGIN IMMEDIATE"
+)
+
+// dsn names the file and what every connection to it is set to.
+func dsn(path string, reader bool) string {
+	p := filepath.ToSlash(path)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p // a drive letter
+	}
+	q := url.Values{}
+	for _, pragma := range []string{
+		"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")",
+		"journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)", "temp_store(MEMORY)",
+	} {
+		q.Add("_pragma", pragma)
+	}
+	if reader {
+		q.Add("_pragma", "query_only(1)")
+	}
+	return "file://" + (&url.URL{Path: p}).EscapedPath() + "?" + q.Encode()
+}
+
+// prepareFile creates the file with its mode, or narrows the mode of one that
+// a predecessor left to the umask. SQLite gives -wal and -shm the same mode.
+func prepareFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return f.Chmod(0o600)
+	}
+	return nil
+}
+
+// kindOf sorts the driver's errors.
+func kindOf(err error) fault.Kind {
+	var fe *fault.Error
+	if errors.As(err, &fe) {
+		return fe.Kind
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fault.Busy
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return fault.NotFound
+	}
+	var se *sqlite.Error
+	if !errors.As(err, &se) {
+		return fault.Internal
+	}
+	switch se.Code() {
+	case sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_ROWID:
+		return fault.Exists
+	}
+	switch se.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+		sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
+		return fault.Busy
+	}
+	return fault.Internal
+}
+
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// column is one row of a table's description.
+type column struct {
+	name, decl string
+	notNull    bool
+	def        sql.NullString
+}
+
+// columnsOf describes table in its order; a table that is absent has none.
+func columnsOf(ctx context.Context, q querier, table string) ([]column, error) {
+	rows, err := q.QueryContext(ctx, "SELECT name, type, \"notnull\", dflt_value FROM pragma_table_info(?)", table)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []column
+	for rows.Next() {
+		var c column
+		if err := rows.Scan(&c.name, &c.decl, &c.notNull, &c.def); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
+
+// tables returns the name and the defining statement of every table.
+func tables(ctx context.Context, q querier) (map[string]string, error) {
+	rows, err := q.QueryContext(ctx, "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := make(map[string]string)
+	for rows.Next() {
+		var name string
+		var def sql.NullString
+		if err := rows.Scan(&name, &def); err != nil {
+			return nil, err
+		}
+		all[name] = def.String
+	}
+	return all, rows.Err()
+}
