@@ -1,0 +1,446 @@
+// Package config turns the static configuration file into one typed value.
+//
+// The file is TOML with flat keys; tables are accepted where an operator would
+// expect them ([turn] realm equals turn_realm). Unknown keys and bad values are
+// errors, all of them at once, each with file and line and what to write
+// instead. The package does not know the database: values that are dynamic
+// settings are handed over by SettingsValues.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"madmail/internal/fault"
+	"madmail/internal/units"
+)
+
+// Config is the file's values. The toml tag is the key; kind says how the text
+// is read and checked.
+type Config struct {
+	Hostname      string `toml:"hostname"`
+	PrimaryDomain string `toml:"primary_domain"`
+	LocalDomains  string `toml:"local_domains" kind:"list"`
+	MailDomain    string `toml:"mail_domain"`
+	MXDomain      string `toml:"mx_domain"`
+	WebDomain     string `toml:"web_domain"`
+	JITDomain     string `toml:"jit_domain"`
+	PublicIP      string `toml:"public_ip" kind:"ip"`
+	StateDir      string `toml:"state_dir"`
+	RuntimeDir    string `toml:"runtime_dir"`
+
+	TLSMode   string `toml:"tls_mode" kind:"enum" of:"autocert file self_signed"`
+	TLSCert   string `toml:"tls_cert"`
+	TLSKey    string `toml:"tls_key"`
+	ACMEEmail string `toml:"acme_email"`
+
+	Debug bool   `toml:"debug"`
+	Log   string `toml:"log" kind:"log"`
+
+	SMTPListen          string `toml:"smtp_listen" kind:"listen"`
+	SubmissionListen    string `toml:"submission_listen" kind:"listen"`
+	SubmissionTLSListen string `toml:"submission_tls_listen" kind:"listen"`
+	IMAPListen          string `toml:"imap_listen" kind:"listen"`
+	IMAPTLSListen       string `toml:"imap_tls_listen" kind:"listen"`
+	HTTPListen          string `toml:"http_listen" kind:"listen"`
+	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listen"`
+	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listen"`
+
+	TURNEnable         bool   `toml:"turn_enable"`
+	TURNServer         string `toml:"turn_server"`
+	TURNPort           string `toml:"turn_port" kind:"port" setting:"__TURN_PORT__"`
+	TURNSecret         string `toml:"turn_secret" setting:"__TURN_SECRET__"`
+	TURNTTL            string `toml:"turn_ttl" kind:"duration" setting:"__TURN_TTL__"`
+	TURNListenUDP      string `toml:"turn_listen_udp" kind:"listen"`
+	TURNRealm          string `toml:"turn_realm" setting:"__TURN_REALM__"`
+	TURNRelayIP        string `toml:"turn_relay_ip" kind:"ip" setting:"__TURN_RELAY_IP__"`
+	TURNRelayPortMin   string `toml:"turn_relay_port_min" kind:"port" setting:"__TURN_RELAY_PORT_MIN__"`
+	TURNRelayPortMax   string `toml:"turn_relay_port_max" kind:"port" setting:"__TURN_RELAY_PORT_MAX__"`
+	TURNTestForceRelay bool   `toml:"turn_test_force_relay"`
+
+	AdminPath    string `toml:"admin_path" setting:"__ADMIN_PATH__"`
+	AdminWebPath string `toml:"admin_web_path" setting:"__ADMIN_WEB_PATH__"`
+	AdminToken   string `toml:"admin_token"`
+	Language     string `toml:"language" kind:"enum" of:"en fa ru es" setting:"__LANGUAGE__"`
+	WWWDir       string `toml:"www_dir"`
+
+	AutoCreate string `toml:"auth_auto_create" kind:"bool" setting:"__REGISTRATION_OPEN__"`
+
+	IrohEnable     bool   `toml:"iroh_enable"`
+	IrohRelayURL   string `toml:"iroh_relay_url" setting:"__IROH_RELAY_URL__"`
+	SSAddr         string `toml:"ss_addr" kind:"listen"`
+	SSPassword     string `toml:"ss_password" setting:"__SS_PASSWORD__"`
+	SSCipher       string `toml:"ss_cipher" setting:"__SS_CIPHER__"`
+	SSAllowedPorts string `toml:"ss_allowed_ports"`
+
+	DefaultQuota           string `toml:"default_quota" kind:"size"`
+	AppendLimit            string `toml:"appendlimit" kind:"size" setting:"__APPENDLIMIT__"`
+	MaxMessageSize         string `toml:"max_message_size" kind:"size" setting:"__MAX_MESSAGE_SIZE__"`
+	MaxFederationSize      string `toml:"max_federation_size" kind:"size" setting:"__MAX_FEDERATION_SIZE__"`
+	Retention              string `toml:"retention" kind:"duration" setting:"__MESSAGE_RETENTION__"`
+	UnusedAccountRetention string `toml:"unused_account_retention" kind:"duration"`
+	MailFsync              string `toml:"mail_fsync" kind:"enum" of:"always optimized never"`
+	BlobDedup              string `toml:"blob_dedup" kind:"bool"`
+
+	UsernameLength    int `toml:"username_length"`
+	PasswordLength    int `toml:"password_length"`
+	MinUsernameLength int `toml:"min_username_length"`
+	MaxUsernameLength int `toml:"max_username_length"`
+	PasswordMinLength int `toml:"password_min_length"`
+
+	EnableContactSharing   bool   `toml:"enable_contact_sharing"`
+	SharingDSN             string `toml:"sharing_dsn"`
+	AllowInboundRemoteRcpt string `toml:"allow_inbound_remote_rcpt" kind:"bool" setting:"__ALLOW_INBOUND_REMOTE_RCPT__"`
+	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
+	DBDSN                  string `toml:"db_dsn"`
+
+	QueueLocation        string `toml:"queue_location"`
+	QueueMaxTries        int    `toml:"queue_max_tries"`
+	QueueMaxParallelism  int    `toml:"queue_max_parallelism"`
+	QueueInitialRetry    string `toml:"queue_initial_retry" kind:"duration"`
+	QueueRetryTimeScale  string `toml:"queue_retry_time_scale"`
+	QueuePostInitDelay   string `toml:"queue_post_init_delay" kind:"duration"`
+	QueueMaxDeliveryTime string `toml:"queue_max_delivery_time" kind:"duration"`
+
+	MaxUserSendPerMinute int `toml:"max_user_send_per_minute"`
+	MaxUserSendBurst     int `toml:"max_user_send_burst_size"`
+
+	// File is the path that was read, "" when there was none.
+	File string `toml:"-"`
+}
+
+// tables maps a table name to the prefix of the flat keys it stands for.
+var tables = map[string]string{
+	"turn": "turn_", "queue": "queue_", "iroh": "iroh_", "shadowsocks": "ss_", "limits": "", "credentials": "", "db": "db_",
+}
+
+// Problem is one thing wrong with a file.
+type Problem struct {
+	File string
+	Line int
+	Key  string
+	What string
+	Hint string
+}
+
+func (p Problem) Error() string {
+	s := fmt.Sprintf("%s:%d: ", p.File, p.Line)
+	if p.Key != "" {
+		s += p.Key + ": "
+	}
+	s += p.What
+	if p.Hint != "" {
+		s += " (" + p.Hint + ")"
+	}
+	return s
+}
+
+// Load reads a file. A file that does not exist gives the defaults. The error
+// joins all Problems of the file; it is of kind fault.Invalid.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return &Config{}, nil
+	}
+	if err != nil {
+		return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "config"), "the server's user needs read access")
+	}
+	if strings.HasSuffix(path, ".conf") {
+		return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s: the block syntax of earlier versions is not read yet", path),
+			"write the same values as TOML; docs/operate.md lists the keys")
+	}
+	c, problems := Parse(path, data)
+	if len(problems) == 0 {
+		c.File = path
+		return c, nil
+	}
+	errs := make([]error, len(problems))
+	for i, p := range problems {
+		errs[i] = p
+	}
+	return nil, fault.Wrap(fault.Invalid, errors.Join(errs...), "")
+}
+
+type field struct {
+	index int
+	kind  string
+	of    []string
+}
+
+var fields = func() map[string]field {
+	m := make(map[string]field)
+	t := reflect.TypeOf(Config{})
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := f.Tag.Get("toml")
+		if key == "-" {
+			continue
+		}
+		kind := f.Tag.Get("kind")
+		switch f.Type.Kind() {
+		case reflect.Bool:
+			kind = "goBool"
+		case reflect.Int:
+			kind = "int"
+		}
+		m[key] = field{i, kind, strings.Fields(f.Tag.Get("of"))}
+	}
+	return m
+}()
+
+// Keys lists the known keys in order.
+func Keys() []string {
+	keys := make([]string, 0, len(fields))
+	for k := range fields {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// Parse reads the text of a file.
+func Parse(file string, data []byte) (*Config, []Problem) {
+	c := &Config{}
+	var problems []Problem
+	var probe map[string]any
+	if err := toml.Unmarshal(data, &probe); err != nil {
+		line := 1
+		var de *toml.DecodeError
+		if errors.As(err, &de) {
+			line, _ = de.Position()
+		}
+		return c, []Problem{{File: file, Line: line, What: strings.TrimPrefix(err.Error(), "toml: "), Hint: `write key = "value"`}}
+	}
+	v := reflect.ValueOf(c).Elem()
+	prefix, table := "", ""
+	var p unstable.Parser
+	p.Reset(data)
+	for p.NextExpression() {
+		e := p.Expression()
+		key := dotted(e.Key())
+		line := 1
+		it := e.Key()
+		if it.Next() {
+			line = p.Shape(it.Node().Raw).Start.Line
+		}
+		bad := func(what, hint string) {
+			problems = append(problems, Problem{file, line, key, what, hint})
+		}
+		switch e.Kind {
+		case unstable.Table:
+			known := false
+			table = key
+			if prefix, known = tables[key]; !known {
+				bad("unknown table", "tables are "+strings.Join(tableNames(), ", "))
+				prefix = "\x00"
+			}
+			continue
+		case unstable.KeyValue:
+		default:
+			bad("not expected here", "")
+			continue
+		}
+		if prefix == "\x00" {
+			continue
+		}
+		name := prefix + key
+		if t, rest, ok := strings.Cut(key, "."); ok && table == "" {
+			if pre, known := tables[t]; known {
+				name = pre + rest
+			}
+		}
+		key = strings.TrimPrefix(table+"."+key, ".")
+		f, known := fields[name]
+		if !known {
+			bad("unknown key", nearest(name))
+			continue
+		}
+		if what, hint := set(v.Field(f.index), f, e.Value()); what != "" {
+			bad(what, hint)
+		}
+	}
+	if err := p.Error(); err != nil {
+		problems = append(problems, Problem{File: file, Line: 1, What: err.Error()})
+	}
+	return c, problems
+}
+
+func tableNames() []string {
+	var names []string
+	for t := range tables {
+		names = append(names, "["+t+"]")
+	}
+	sort.Strings(names)
+	return names
+}
+
+func dotted(it unstable.Iterator) string {
+	var parts []string
+	for it.Next() {
+		parts = append(parts, string(it.Node().Data))
+	}
+	return strings.Join(parts, ".")
+}
+
+// set checks a value and stores it; what is "" when all is well.
+func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
+	text := string(n.Data)
+	switch f.kind {
+	case "goBool":
+		if n.Kind != unstable.Bool && n.Kind != unstable.String {
+			return "not a switch", "write true or false"
+		}
+		b, err := units.ParseBool(text)
+		if err != nil {
+			return fmt.Sprintf("%q is not a switch", text), "write true or false"
+		}
+		v.SetBool(b)
+		return "", ""
+	case "int":
+		var i int
+		if _, err := fmt.Sscanf(text, "%d", &i); n.Kind != unstable.Integer || err != nil || i < 0 {
+			return "not a number", "write a whole number"
+		}
+		v.SetInt(int64(i))
+		return "", ""
+	case "list":
+		if n.Kind == unstable.Array {
+			var all []string
+			for it := n.Children(); it.Next(); {
+				if it.Node().Kind != unstable.String {
+					return "not a list of names", `write ["a.org", "b.org"]`
+				}
+				all = append(all, string(it.Node().Data))
+			}
+			text = strings.Join(all, " ")
+		} else if n.Kind != unstable.String {
+			return "not a list of names", `write "a.org b.org"`
+		}
+		v.SetString(text)
+		return "", ""
+	}
+	switch n.Kind {
+	case unstable.String, unstable.Integer, unstable.Bool, unstable.Float:
+	default:
+		return "not a plain value", `write "text"`
+	}
+	if n.Kind == unstable.Integer && f.kind == "" || n.Kind == unstable.Bool && f.kind != "bool" && f.kind != "log" {
+		return "not a text", `write "text"`
+	}
+	if what, hint = check(f, text); what == "" {
+		v.SetString(text)
+	}
+	return what, hint
+}
+
+// check looks at the text of a value.
+func check(f field, text string) (what, hint string) {
+	var err error
+	switch f.kind {
+	case "bool":
+		_, err = units.ParseBool(text)
+		hint = "write true or false"
+	case "size":
+		_, err = units.ParseSize(text)
+		hint = `write a number with K, M, G or T, as in "1G"`
+	case "duration":
+		_, err = units.ParseDuration(text)
+		hint = `write a number with s, m, h or d, as in "24h"`
+	case "port":
+		_, err = units.ParsePort(text)
+		hint = "ports are 1 to 65535"
+	case "listen":
+		err = checkListen(text)
+		hint = `write "host:port", as in "0.0.0.0:993"`
+	case "ip":
+		err = checkIP(text)
+		hint = `write an IP address, as in "203.0.113.5"`
+	case "enum":
+		for _, o := range f.of {
+			if o == text {
+				return "", ""
+			}
+		}
+		return fmt.Sprintf("%q is not one of %s", text, strings.Join(f.of, ", ")), ""
+	}
+	if err != nil {
+		return fmt.Sprintf("%q is not a %s", text, f.kind), hint
+	}
+	return "", ""
+}
+
+// nearest finds the known key that a typing error comes closest to.
+func nearest(name string) string {
+	best, far := "", 4
+	for k := range fields {
+		if d := distance(name, k); d < far || d == far && best != "" && k < best {
+			best, far = k, d
+		}
+	}
+	if best == "" {
+		return "docs/operate.md lists the keys"
+	}
+	return "did you mean " + best + "?"
+}
+
+// distance is the number of single-character edits between a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		prev := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := prev
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			prev, row[j] = row[j], min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// SettingsValues gives the file's values of dynamic settings by their stored key.
+func (c *Config) SettingsValues() map[string]string {
+	m := make(map[string]string)
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("setting")
+		if key != "" && v.Field(i).String() != "" {
+			m[key] = v.Field(i).String()
+		}
+	}
+	return m
+}
+
+// Quota returns default_quota in bytes, or 0 when it is not set.
+func (c *Config) Quota() int64 {
+	n, err := units.ParseSize(c.DefaultQuota)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// UnusedAfter returns unused_account_retention, 0 for never.
+func (c *Config) UnusedAfter() time.Duration {
+	d, err := units.ParseDuration(c.UnusedAccountRetention)
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
+// LogTargets splits log into its targets; nil means that nothing is said.
+func (c *Config) LogTargets() []string { return strings.Fields(c.Log) }

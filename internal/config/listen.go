@@ -1,0 +1,238 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"madmail/internal/fault"
+	"madmail/internal/units"
+	"madmail/internal/version"
+)
+
+func checkListen(s string) error {
+	host, port, err := net.SplitHostPort(trimScheme(s))
+	if err != nil {
+		return err
+	}
+	if strings.ContainsAny(host, " /") {
+		return errors.New("bad host")
+	}
+	_, err = units.ParsePort(port)
+	return err
+}
+
+func trimScheme(s string) string {
+	for _, p := range []string{"tcp://", "tls://", "udp://", "tcp:"} {
+		if rest, ok := strings.CutPrefix(s, p); ok {
+			return rest
+		}
+	}
+	return s
+}
+
+func checkIP(s string) error {
+	_, err := netip.ParseAddr(s)
+	return err
+}
+
+// Listener is one service that may listen. Addr is "" when it is off.
+type Listener struct {
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls
+	Addr   string
+	TLS    bool   // TLS from the start
+	Source string // env, db, file or default
+}
+
+// Ports are the stored settings that bear on listeners; 0 means not set.
+type Ports struct {
+	Port  func(name string) int
+	Local func(name string) bool
+	Off   func(name string) bool // http and http_tls only
+	Env   func(string) string
+}
+
+// Listeners resolves which services listen where: environment over stored
+// port over file over default (operator specification 2.6).
+func (c *Config) Listeners(p Ports) []Listener {
+	env := p.Env
+	imapEnv, httpEnv := env("CHATMAIL_IMAP_ADDR"), env("CHATMAIL_HTTP_ADDR")
+	list := []Listener{
+		p.resolve("smtp", c.SMTPListen, env("CHATMAIL_SMTP_ADDR"), "0.0.0.0:25", "", false),
+		p.resolve("submission", c.SubmissionListen, "", "", c.SubmissionTLSListen, false),
+		p.resolve("submission_tls", c.SubmissionTLSListen, "", "", c.SubmissionListen, true),
+	}
+	imapDefault := ""
+	if c.IMAPListen == "" && c.IMAPTLSListen == "" && p.Port("imap_tls") == 0 {
+		imapDefault = "0.0.0.0:143"
+	}
+	list = append(list, p.resolve("imap", c.IMAPListen, imapEnv, imapDefault, c.IMAPTLSListen, false))
+	if imapEnv == "" {
+		list = append(list, p.resolve("imap_tls", c.IMAPTLSListen, "", "", c.IMAPListen, true))
+	}
+	httpDefault := ""
+	if c.HTTPListen == "" && c.HTTPTLSListen == "" && p.Port("http_tls") == 0 {
+		httpDefault = "0.0.0.0:8080"
+	}
+	if !p.Off("http") {
+		list = append(list, p.resolve("http", c.HTTPListen, httpEnv, httpDefault, c.HTTPTLSListen, false))
+	}
+	if httpEnv == "" && !p.Off("http_tls") {
+		list = append(list, p.resolve("http_tls", c.HTTPTLSListen, "", "", c.HTTPListen, true))
+	}
+	on := list[:0]
+	for _, l := range list {
+		if l.Addr != "" {
+			on = append(on, l)
+		}
+	}
+	return on
+}
+
+func (p Ports) resolve(name, file, env, fallback, sibling string, tls bool) Listener {
+	l := Listener{Name: name, TLS: tls}
+	stored := p.Port(name)
+	host := "0.0.0.0"
+	for _, s := range []string{file, sibling} {
+		if h, _, err := net.SplitHostPort(trimScheme(s)); err == nil {
+			host = h
+			break
+		}
+	}
+	switch {
+	case env != "":
+		l.Addr, l.Source = env, "env"
+	case stored != 0:
+		l.Addr, l.Source = net.JoinHostPort(host, strconv.Itoa(stored)), "db"
+	case file != "":
+		l.Addr, l.Source = trimScheme(file), "file"
+	case fallback != "":
+		l.Addr, l.Source = fallback, "default"
+	default:
+		return l
+	}
+	if p.Local(name) {
+		if h, port, err := net.SplitHostPort(l.Addr); err == nil {
+			local := "127.0.0.1"
+			if ip, err := netip.ParseAddr(h); err == nil && ip.Is6() {
+				local = "::1"
+			}
+			l.Addr = net.JoinHostPort(local, port)
+		}
+	}
+	return l
+}
+
+// FindFile says where the configuration file is: flag, environment, then the
+// usual places. A file that does not exist means defaults.
+func FindFile(flag string, env func(string) string) string {
+	for _, p := range []string{flag, env("CHATMAIL_CONFIG"), env("MADDY_CONFIG")} {
+		if p != "" {
+			return p
+		}
+	}
+	name := binaryName()
+	for _, p := range []string{
+		"data/chatmail.toml", "/etc/" + name + "/chatmail.toml", "/etc/" + name + "/" + name + ".conf",
+		"/etc/madmail/madmail.conf", "/etc/maddy/maddy.conf",
+	} {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
+			return p
+		}
+	}
+	return "data/chatmail.toml"
+}
+
+// binaryName is the base name of the running program: paths derive from it.
+func binaryName() string {
+	if exe, err := os.Executable(); err == nil {
+		return filepath.Base(exe)
+	}
+	return version.Name
+}
+
+// FindStateDir says where the state is: flag, environment, file, then the
+// usual places. An explicit choice beats the file.
+func (c *Config) FindStateDir(flag string, env func(string) string) string {
+	for _, p := range []string{flag, env("CHATMAIL_STATE_DIR"), env("MADDY_STATE_DIR"), env("MADMAIL_STATE_DIR"), c.StateDir} {
+		if p != "" {
+			return p
+		}
+	}
+	for _, f := range []string{"admin_token", "chatmail.db", "credentials.db", "chatmail.toml"} {
+		if _, err := os.Stat(filepath.Join("data", f)); err == nil {
+			return "data"
+		}
+	}
+	for _, d := range []string{"/var/lib/" + binaryName(), "/var/lib/madmail", "/var/lib/maddy"} {
+		if f, err := os.Open(d); err == nil {
+			f.Close()
+			return d
+		}
+	}
+	return "data"
+}
+
+// FindRuntimeDir says where the socket and the process id lie.
+func (c *Config) FindRuntimeDir(stateDir string) string {
+	if c.RuntimeDir != "" {
+		return c.RuntimeDir
+	}
+	if strings.HasPrefix(stateDir, "/var/lib/") {
+		return "/run/" + binaryName()
+	}
+	return filepath.Join(stateDir, "run")
+}
+
+// Starter is the text of a first configuration file.
+type Starter struct {
+	Privileged bool // ports below 1024 may be bound
+}
+
+// Text returns a commented file that Parse takes without complaint.
+func (s Starter) Text() []byte {
+	port := func(low, high int) string {
+		if s.Privileged {
+			return strconv.Itoa(low)
+		}
+		return strconv.Itoa(high)
+	}
+	return []byte(`# Configuration of madmail, made for trying it out on this machine.
+# Every key is optional; docs/operate.md lists them all.
+
+# The domain of new addresses. An IP address needs no DNS: accounts are then
+# called name@[127.0.0.1].
+primary_domain = "127.0.0.1"
+hostname = "127.0.0.1"
+public_ip = "127.0.0.1"
+
+# Where clients and other servers connect. Remove a line to switch it off.
+smtp_listen           = "127.0.0.1:` + port(25, 2525) + `"   # mail from other servers
+submission_listen     = "127.0.0.1:` + port(587, 2587) + `"   # clients, STARTTLS
+submission_tls_listen = "127.0.0.1:` + port(465, 2465) + `"   # clients, TLS
+imap_listen           = "127.0.0.1:` + port(143, 2143) + `"   # clients, STARTTLS
+imap_tls_listen       = "127.0.0.1:` + port(993, 2993) + `"   # clients, TLS
+http_listen           = "127.0.0.1:8080"
+http_tls_listen       = "127.0.0.1:8443"
+
+# self_signed makes a certificate by itself; file takes tls_cert and tls_key.
+tls_mode = "self_signed"
+
+# Storage of each account, and the largest message.
+default_quota    = "1G"
+max_message_size = "100M"
+
+# Nothing is logged unless you say where: off, stderr, or a path.
+log = "off"
+debug = false
+`)
+}
+
+// ErrNoState says that a command found no state directory.
+func ErrNoState(dir string) error {
+	return fault.Newf(fault.NotFound, "state directory not found: %s (use --state-dir)", dir)
+}
