@@ -17,7 +17,7 @@ import (
 var floors = [][]string{
 	0: {"address", "units", "fault", "safefile", "task", "logging", "metrics", "version"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "blockconf"},
-	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate"},
+	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
@@ -28,6 +28,7 @@ var floors = [][]string{
 var sideways = map[[2]string]string{
 	{"address", "fault"}:  "errors have a kind from the lowest floor on",
 	{"units", "fault"}:    "errors have a kind from the lowest floor on",
+	{"logging", "fault"}:  "errors have a kind from the lowest floor on",
 	{"safefile", "fault"}: "errors have a kind from the lowest floor on",
 	{"settings", "db"}:    "the database handle is the cellar of floor 2",
 	{"account", "db"}:     "the database handle is the cellar of floor 2",

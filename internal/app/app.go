@@ -1,0 +1,567 @@
+// Package app builds the server: every part in order, undone in reverse. It is
+// the one place that knows all of them; the dependency order is the reading
+// order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"madmail/internal/account"
+	"madmail/internal/address"
+	"madmail/internal/admintoken"
+	"madmail/internal/auth"
+	"madmail/internal/certs"
+	"madmail/internal/config"
+	"madmail/internal/control"
+	"madmail/internal/db"
+	"madmail/internal/delivery"
+	"madmail/internal/device"
+	"madmail/internal/event"
+	"madmail/internal/fault"
+	"madmail/internal/imapserver"
+	"madmail/internal/invite"
+	"madmail/internal/logging"
+	"madmail/internal/mailbox/maildir"
+	"madmail/internal/ops"
+	"madmail/internal/quota"
+	"madmail/internal/settings"
+	"madmail/internal/smtpserver"
+	"madmail/internal/task"
+	"madmail/internal/upkeep"
+	"madmail/internal/website"
+)
+
+// Options are what the command line knows.
+type Options struct {
+	ConfigPath string
+	StateDir   string // flag; "" lets the configuration decide
+	Debug      bool
+	// Offline builds what operator actions need and opens no door.
+	Offline bool
+	Stderr  io.Writer
+	Env     func(string) string
+}
+
+// App is a built server. Make one with New.
+type App struct {
+	opt        Options
+	StateDir   string
+	RuntimeDir string
+	Log        *logging.Root
+	log        *slog.Logger
+	booted     time.Time
+
+	reload sync.Mutex // one reload at a time
+	conf   *config.Config
+
+	db       *db.DB
+	settings *settings.Store
+	accounts *account.Store
+	devices  *device.Store
+	domains  *account.Domains
+	quota    *quota.Cache
+	bus      *event.Bus
+	store    *maildir.Store
+	auth     *auth.Service
+	intake   *delivery.Service
+	certs    *certs.Manager
+	smtp     *smtpserver.Server
+	imap     *imapserver.Server
+	web      *website.Server
+	jobs     *upkeep.Scheduler
+	Ops      ops.Table
+
+	Listeners []Bound
+	group     task.Group
+	undo      []func(context.Context) error
+	measure   []address.Addr // accounts still to be measured in this rotation
+}
+
+// Bound is a listener that accepts.
+type Bound struct {
+	config.Listener
+	l net.Listener
+}
+
+// New builds and starts everything. When it fails what was built is undone.
+func New(ctx context.Context, opt Options) (a *App, err error) {
+	if opt.Env == nil {
+		opt.Env = os.Getenv
+	}
+	a = &App{opt: opt, booted: time.Now(), Log: logging.NewRoot()}
+	a.log = a.Log.Logger("app")
+	defer func() {
+		if err != nil {
+			stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, a.Stop(stop))
+			a = nil
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		a.openConfig, a.openState, a.openNouns, a.openStore, a.openFlows, a.openDesk,
+	} {
+		if err := step(ctx); err != nil {
+			return a, err
+		}
+	}
+	if opt.Offline {
+		return a, nil
+	}
+	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.openControl} {
+		if err := step(ctx); err != nil {
+			return a, err
+		}
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	a.log.Info("ready")
+	return a, nil
+}
+
+func (a *App) onStop(f func(context.Context) error) { a.undo = append(a.undo, f) }
+
+// Stop undoes everything in reverse.
+func (a *App) Stop(ctx context.Context) error {
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	var errs []error
+	for len(a.undo) > 0 {
+		f := a.undo[len(a.undo)-1]
+		a.undo = a.undo[:len(a.undo)-1]
+		errs = append(errs, f(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// openConfig reads the file and decides about logging before anything is logged.
+func (a *App) openConfig(context.Context) error {
+	conf, err := config.Load(a.opt.ConfigPath)
+	if err != nil {
+		return err
+	}
+	a.conf = conf
+	if err := a.applyLogging(conf, false); err != nil {
+		fmt.Fprintln(a.opt.Stderr, "madmail: warning:", err)
+	}
+	a.StateDir = conf.FindStateDir(a.opt.StateDir, a.opt.Env)
+	a.RuntimeDir = conf.FindRuntimeDir(a.StateDir)
+	return nil
+}
+
+func (a *App) applyLogging(conf *config.Config, disabled bool) error {
+	filter := a.opt.Env("MADMAIL_LOG")
+	if filter == "" {
+		filter = a.opt.Env("RUST_LOG")
+	}
+	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: conf.LogTargets(), Disabled: disabled, Filter: filter})
+	return errors.Join(err, a.Log.Apply(d, a.opt.Stderr))
+}
+
+// openState takes the state directory for this process.
+func (a *App) openState(context.Context) error {
+	for _, d := range []string{a.StateDir, a.RuntimeDir} {
+		if err := os.MkdirAll(d, 0o750); err != nil {
+			return fault.WithHint(fault.Wrap(fault.Invalid, err, "state directory"), "name another one with --state-dir")
+		}
+	}
+	release, err := lock(a.StateDir)
+	if err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) error { return release() })
+	if !a.opt.Offline {
+		pid := filepath.Join(a.RuntimeDir, "madmail.pid")
+		if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+			return fault.Wrap(fault.Invalid, err, "process id")
+		}
+		a.onStop(func(context.Context) error { return os.Remove(pid) })
+	}
+	return nil
+}
+
+// openNouns opens the database and what is kept in it.
+func (a *App) openNouns(ctx context.Context) error {
+	var err error
+	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.DBDSN, Log: a.Log.Logger("db")}); err != nil {
+		return err
+	}
+	a.onStop(a.db.Close)
+	a.settings, err = settings.Open(ctx, settings.Options{DB: a.db, File: fileSettings(a.conf), LookupEnv: a.lookupEnv, Log: a.Log.Logger("settings")})
+	if err != nil {
+		return err
+	}
+	if err := a.applyLogging(a.conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
+		a.log.Warn("logging", "err", err)
+	}
+	if a.domains, err = account.NewDomains(domainOptions(a.conf)); err != nil {
+		return err
+	}
+	if a.accounts, err = account.Open(ctx, account.Options{
+		DB: a.db, Policy: policy(a.conf), DefaultLimit: func() int64 { return a.conf.Quota() }, Ended: a.ended, Log: a.Log.Logger("account"),
+	}); err != nil {
+		return err
+	}
+	a.onStop(a.accounts.Close)
+	a.devices, err = device.Open(ctx, device.Options{DB: a.db})
+	return err
+}
+
+func (a *App) lookupEnv(k string) (string, bool) {
+	v := a.opt.Env(k)
+	return v, v != ""
+}
+
+func fileSettings(c *config.Config) map[settings.Key]string {
+	m := make(map[settings.Key]string)
+	for k, v := range c.SettingsValues() {
+		m[settings.Key(k)] = v
+	}
+	return m
+}
+
+func domainOptions(c *config.Config) account.DomainOptions {
+	return account.DomainOptions{
+		Primary: c.PrimaryDomain, Local: strings.Fields(c.LocalDomains), Mail: c.MailDomain, JIT: c.JITDomain, Hostname: c.Hostname,
+	}
+}
+
+func policy(c *config.Config) account.Policy {
+	return account.Policy{
+		NameLength: c.UsernameLength, PasswordLength: c.PasswordLength,
+		MinName: c.MinUsernameLength, MaxName: c.MaxUsernameLength, MinPassword: c.PasswordMinLength,
+	}
+}
+
+// openStore opens the mail and measures it.
+func (a *App) openStore(ctx context.Context) error {
+	a.quota = quota.New(a.accounts.Limit)
+	a.bus = event.New()
+	var err error
+	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.bus.Publish, Used: a.quota.Add})
+	if err != nil {
+		return err
+	}
+	a.onStop(a.store.Close)
+	if a.opt.Offline {
+		return nil
+	}
+	return a.store.Hydrate(ctx, nil)
+}
+
+func (a *App) openFlows(context.Context) error {
+	a.auth = auth.New(auth.Options{Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
+	var err error
+	a.intake, err = delivery.New(delivery.Options{
+		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
+		MaxSize: a.maxSize, Logger: a.Log.Logger("delivery"),
+	})
+	if err != nil {
+		return err
+	}
+	a.jobs, err = upkeep.New(a.Log.Logger("tasks"),
+		upkeep.Job{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
+		upkeep.Job{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
+		upkeep.Job{Name: "expire-push-tokens", Every: 24 * time.Hour, Run: func(ctx context.Context) error {
+			_, err := a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)
+			return err
+		}},
+	)
+	if err != nil || a.opt.Offline {
+		return err
+	}
+	a.onStop(a.jobs.Stop)
+	return a.jobs.Start(context.Background())
+}
+
+// maxSize is the size limit of a message: the smaller of the two settings.
+func (a *App) maxSize(via delivery.Via) int64 {
+	s := a.settings.Current()
+	n := min(s.Size(settings.AppendLimit), s.Size(settings.MaxMessageSize))
+	if via == delivery.Federation || via == delivery.Inbound {
+		n = min(n, s.Size(settings.MaxFederationSize))
+	}
+	return n
+}
+
+// measureSome measures fifty accounts in rotation, so that files put and
+// removed by hand are noticed in time.
+func (a *App) measureSome(ctx context.Context) error {
+	if len(a.measure) == 0 {
+		if err := a.store.Accounts(ctx, func(x address.Addr) error {
+			a.measure = append(a.measure, x)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	n := min(50, len(a.measure))
+	batch := a.measure[:n]
+	a.measure = a.measure[n:]
+	for _, x := range batch {
+		if _, err := a.store.Usage(ctx, x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ended is told by the accounts that somebody's sessions must not go on.
+func (a *App) ended(x address.Addr, why account.Ending) {
+	if a.smtp != nil {
+		a.smtp.EndSessions(x)
+		a.imap.EndSessions(x)
+	}
+	if why == account.Removed && a.devices != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := a.devices.Remove(ctx, x); err != nil {
+			a.log.Warn("push tokens of a removed account stay", "err", err)
+		}
+	}
+}
+
+// openDoors builds the doors; none listens yet.
+func (a *App) openDoors(context.Context) error {
+	cert, key := certs.DefaultPaths(a.StateDir)
+	explicit := a.conf.TLSCert != "" || a.conf.TLSKey != ""
+	if explicit {
+		cert, key = a.conf.TLSCert, a.conf.TLSKey
+	}
+	var err error
+	a.certs, err = certs.Open(certs.Options{
+		Cert: cert, Key: key, Names: a.certNames(),
+		Make: a.conf.TLSMode == "self_signed" || a.conf.TLSMode == "" && !explicit,
+	})
+	if err != nil {
+		return err
+	}
+	a.smtp, err = smtpserver.New(smtpserver.Options{
+		Auth: a.auth, Intake: a.intake, Hostname: a.hostname, TLS: a.certs.TLSConfig(),
+		MaxSize: func(m smtpserver.Mode) int64 {
+			if m == smtpserver.MX {
+				return a.maxSize(delivery.Inbound)
+			}
+			return a.maxSize(delivery.Submission)
+		},
+		RatePerMinute: a.conf.MaxUserSendPerMinute, RateBurst: a.conf.MaxUserSendBurst,
+		Logger: a.Log.Logger("smtp"),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(a.smtp.Stop)
+	a.imap, err = imapserver.New(imapserver.Options{
+		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig(),
+		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
+		Tokens: a.tokens, Logger: a.Log.Logger("imap"),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(a.imap.Stop)
+	a.web, err = website.New(website.Options{
+		Register: a.register, Facts: a.facts, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(a.web.Stop)
+	return nil
+}
+
+func (a *App) certNames() []string {
+	names := []string{a.hostname(), a.conf.PublicIP, a.conf.MXDomain}
+	for _, d := range a.domains.Local() {
+		names = append(names, d.Host())
+	}
+	return names
+}
+
+func (a *App) hostname() string {
+	if h := a.settings.Current().Text(settings.SMTPHostname); h != "" {
+		return h
+	}
+	if a.conf.Hostname != "" {
+		return a.conf.Hostname
+	}
+	if h, err := os.Hostname(); err == nil && h != "" {
+		return h
+	}
+	return "localhost"
+}
+
+// tokens are the capabilities that make a client treat this as a chatmail relay.
+func (a *App) tokens() []string {
+	t := []string{"XCHATMAIL"}
+	if a.settings.Current().Enum(settings.PushMode) != "off" {
+		t = append(t, "XDELTAPUSH")
+	}
+	return t
+}
+
+// bind opens all sockets, or none: then the error lists every one that failed.
+func (a *App) bind(ctx context.Context) error {
+	snap := a.settings.Current()
+	ports := map[string]settings.Key{
+		"smtp": settings.SMTPPort, "submission": settings.SubmissionPort, "submission_tls": settings.SubmissionTLSPort,
+		"imap": settings.IMAPPort, "imap_tls": settings.IMAPTLSPort, "http": settings.HTTPPort, "http_tls": settings.HTTPSPort,
+	}
+	local := map[string]settings.Key{
+		"smtp": settings.SMTPLocalOnly, "submission": settings.SubmissionLocalOnly, "submission_tls": settings.SubmissionTLSLocalOnly,
+		"imap": settings.IMAPLocalOnly, "imap_tls": settings.IMAPTLSLocalOnly, "http": settings.HTTPLocalOnly, "http_tls": settings.HTTPSLocalOnly,
+	}
+	off := map[string]settings.Key{"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled}
+	want := a.conf.Listeners(config.Ports{
+		Port:  func(n string) int { return storedPort(snap, ports[n]) },
+		Local: func(n string) bool { return snap.Bool(local[n]) },
+		Off:   func(n string) bool { k, ok := off[n]; return ok && !snap.Bool(k) },
+		Env:   a.opt.Env,
+	})
+	var errs []error
+	for _, w := range want {
+		l, err := net.Listen("tcp", w.Addr)
+		if err != nil {
+			errs = append(errs, bindError(w, err))
+			continue
+		}
+		a.Listeners = append(a.Listeners, Bound{w, l})
+	}
+	a.onStop(func(ctx context.Context) error {
+		for _, b := range a.Listeners {
+			b.l.Close()
+		}
+		return a.group.Wait(ctx)
+	})
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, b := range a.Listeners {
+		a.group.Go("serve "+b.Name, func() {
+			if err := a.serve(b); err != nil {
+				a.log.Error("a listener ended", "listener", b.Name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// storedPort is a port that an operator stored, or 0.
+func storedPort(s *settings.Snapshot, k settings.Key) int {
+	if s.Source(k) == settings.FromStore {
+		return s.Port(k)
+	}
+	return 0
+}
+
+func bindError(w config.Listener, err error) error {
+	e := fault.Wrap(fault.Invalid, err, w.Name)
+	_, port, _ := net.SplitHostPort(w.Addr)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fault.WithHint(e, fmt.Sprintf("port %s needs a privilege: run make dev-bind-cap, or set %s_listen to a port above 1023", port, w.Name))
+	case strings.Contains(err.Error(), "address already in use"):
+		return fault.WithHint(e, fmt.Sprintf("another program holds port %s; ss -tlnp names it", port))
+	}
+	return e
+}
+
+func (a *App) serve(b Bound) error {
+	switch b.Name {
+	case "smtp":
+		return a.smtp.Serve(b.l, smtpserver.MX)
+	case "submission":
+		return a.smtp.Serve(b.l, smtpserver.Submission)
+	case "submission_tls":
+		return a.smtp.Serve(b.l, smtpserver.SubmissionTLS)
+	case "imap":
+		return a.imap.Serve(b.l, imapserver.STARTTLS)
+	case "imap_tls":
+		return a.imap.Serve(b.l, imapserver.TLS)
+	}
+	return a.web.Serve(b.l, b.TLS)
+}
+
+// port returns the port that a listener is bound to, or 0.
+func (a *App) port(name string) int {
+	for _, b := range a.Listeners {
+		if b.Name == name {
+			if ap, err := netip.ParseAddrPort(b.l.Addr().String()); err == nil {
+				return int(ap.Port())
+			}
+		}
+	}
+	return 0
+}
+
+// Server tells how clients reach the mail services.
+func (a *App) Server() invite.Server {
+	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.certs == nil || a.certs.IsSelfSigned()}
+	if s.IMAPPort, s.IMAPTLS = a.port("imap_tls"), true; s.IMAPPort == 0 {
+		s.IMAPPort, s.IMAPTLS = a.port("imap"), false
+	}
+	if s.SMTPPort, s.SMTPTLS = a.port("submission_tls"), true; s.SMTPPort == 0 {
+		s.SMTPPort, s.SMTPTLS = a.port("submission"), false
+	}
+	return s
+}
+
+func (a *App) clientHost() string {
+	switch {
+	case a.conf.MXDomain != "":
+		return strings.Trim(a.conf.MXDomain, "[]")
+	case a.conf.PublicIP != "":
+		return a.conf.PublicIP
+	}
+	return a.domains.Registration().Host()
+}
+
+// FirstAccount makes a first account for somebody who tries the server out and
+// returns its login link.
+func (a *App) FirstAccount(ctx context.Context) (string, error) {
+	c, err := a.accounts.CreateRandom(ctx, account.Random{Domain: a.domains.Registration()})
+	if err != nil {
+		return "", err
+	}
+	return invite.Link(c.Addr, string(c.Password), a.Server()), nil
+}
+
+// Accounts returns how many accounts there are.
+func (a *App) Accounts() int { return a.accounts.Count() }
+
+// URL returns where the invite page is.
+func (a *App) URL() string {
+	if p := a.port("http"); p != 0 {
+		return "http://" + net.JoinHostPort(a.clientHost(), strconv.Itoa(p)) + "/"
+	}
+	return "https://" + net.JoinHostPort(a.clientHost(), strconv.Itoa(a.port("http_tls"))) + "/"
+}
+
+func (a *App) openControl(ctx context.Context) error {
+	token, created, err := admintoken.Ensure(a.StateDir)
+	if err != nil {
+		return err
+	}
+	if created {
+		// REQ-07: shown once, when there is a place to show it.
+		a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
+	}
+	c := control.New(a.RuntimeDir, a.Ops, a.log)
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	a.onStop(c.Stop)
+	return nil
+}

@@ -1,0 +1,151 @@
+// Package certs owns keys and certificates: it reads and makes the files and
+// hands out a tls.Config that never goes stale. It is the one package that
+// reads private keys.
+package certs
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/fault"
+	"madmail/internal/safefile"
+)
+
+// Options say where the pair is and whether it may be made.
+type Options struct {
+	Cert, Key string   // paths
+	Make      bool     // make a self-signed pair when there is none
+	Names     []string // for a self-signed pair: host names and IP addresses
+	Now       func() time.Time
+}
+
+// DefaultPaths are the pair's paths in a state directory.
+func DefaultPaths(stateDir string) (cert, key string) {
+	return filepath.Join(stateDir, "certs", "fullchain.pem"), filepath.Join(stateDir, "certs", "privkey.pem")
+}
+
+// Manager holds the current pair. Make one with Open.
+type Manager struct {
+	opt  Options
+	pair atomic.Pointer[tls.Certificate]
+}
+
+// Open loads the pair, or makes one. Errors are fault.Invalid and name the path.
+func Open(opt Options) (*Manager, error) {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	m := &Manager{opt: opt}
+	_, cerr := os.Stat(opt.Cert)
+	_, kerr := os.Stat(opt.Key)
+	if opt.Make && errors.Is(cerr, os.ErrNotExist) && errors.Is(kerr, os.ErrNotExist) {
+		if err := SelfSigned(opt.Cert, opt.Key, opt.Names, opt.Now()); err != nil {
+			return nil, err
+		}
+	}
+	return m, m.Reload()
+}
+
+// Reload reads the files anew. When that fails the old pair stays.
+func (m *Manager) Reload() error {
+	pair, err := tls.LoadX509KeyPair(m.opt.Cert, m.opt.Key)
+	if err != nil {
+		err = fault.Wrap(fault.Invalid, err, "certs: "+m.opt.Cert)
+		if errors.Is(err, os.ErrPermission) {
+			return fault.WithHint(err, "give the server's user read access to the certificate and its key")
+		}
+		return fault.WithHint(err, `set tls_mode = "self_signed", or tls_cert and tls_key to a matching pair`)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return fault.Wrap(fault.Invalid, err, "certs: "+m.opt.Cert)
+		}
+	}
+	m.pair.Store(&pair)
+	return nil
+}
+
+// Leaf returns the current certificate.
+func (m *Manager) Leaf() *x509.Certificate { return m.pair.Load().Leaf }
+
+// IsSelfSigned reports whether clients have to be told to accept the certificate.
+func (m *Manager) IsSelfSigned() bool {
+	l := m.Leaf()
+	return l.CheckSignature(l.SignatureAlgorithm, l.RawTBSCertificate, l.Signature) == nil
+}
+
+// TLSConfig returns a configuration that always presents the current pair. For
+// mail no protocols are named: a client that offers "imap" or "smtp" by ALPN must
+// not be turned away.
+func (m *Manager) TLSConfig(protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: protocols,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return m.pair.Load(), nil
+		},
+	}
+}
+
+// SelfSigned writes a new key and a certificate for it that is valid for ten
+// years, for names and for the names of this host on loopback.
+func SelfSigned(certPath, keyPath string, names []string, now time.Time) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "certs: make a key")
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "certs: make a serial number")
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.AddDate(10, 0, 0),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	seen := make(map[string]bool)
+	for _, n := range append(append([]string(nil), names...), "localhost", "127.0.0.1", "::1") {
+		if n == "" || seen[n] {
+			continue
+		}
+		seen[n] = true
+		if t.Subject.CommonName == "" {
+			t.Subject = pkix.Name{CommonName: n}
+		}
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "certs: make a certificate")
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "certs: write a key")
+	}
+	if err := os.MkdirAll(filepath.Dir(certPath), 0o750); err != nil {
+		return fault.Wrap(fault.Busy, err, "certs")
+	}
+	if err := safefile.Write(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600); err != nil {
+		return err
+	}
+	return safefile.Write(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o640)
+}

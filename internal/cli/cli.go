@@ -1,0 +1,427 @@
+// Package cli is the command line: flags, help, text and JSON output. What a
+// command does is an operation of ops, run by the server through the control
+// socket or, when no server runs, in this process under the state lock.
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"madmail/internal/app"
+	"madmail/internal/certs"
+	"madmail/internal/config"
+	"madmail/internal/control"
+	"madmail/internal/fault"
+	"madmail/internal/invite"
+	"madmail/internal/ops"
+	"madmail/internal/version"
+)
+
+// Exit codes.
+const (
+	done   = 0
+	failed = 1
+	misuse = 2
+)
+
+// shell is one invocation.
+type shell struct {
+	in       io.Reader
+	out, err io.Writer
+	config   string
+	stateDir string
+	json     bool
+	debug    bool
+	ran      bool // the arguments were good: what fails now is not misuse
+}
+
+// usageError is a mistake in the arguments.
+type usageError struct{ error }
+
+// Main runs a command line and returns the exit code.
+func Main(args []string, in io.Reader, out, err io.Writer) int {
+	s := &shell{in: in, out: out, err: err}
+	root := s.root()
+	root.SetArgs(args)
+	e := root.ExecuteContext(context.Background())
+	if e == nil {
+		return done
+	}
+	s.complain(e)
+	var u usageError
+	if !s.ran || errors.As(e, &u) {
+		return misuse
+	}
+	return failed
+}
+
+func (s *shell) complain(e error) {
+	if s.json {
+		_ = json.NewEncoder(s.err).Encode(map[string]any{"ok": false, "error": e.Error()})
+		return
+	}
+	fmt.Fprintln(s.err, "Error:", e)
+	if h := fault.HintOf(e); h != "" {
+		fmt.Fprintln(s.err, "Hint:", h)
+	}
+}
+
+func (s *shell) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   version.Name,
+		Short: "A complete mail server for Delta Chat",
+		Example: "  madmail run                      start the server\n" +
+			"  madmail accounts create-random   make an account and print its login link\n" +
+			"  madmail status                   tell how the server is",
+		SilenceErrors: true, SilenceUsage: true, Version: version.Version,
+		PersistentPreRun: func(*cobra.Command, []string) { s.ran = true },
+		RunE: func(c *cobra.Command, _ []string) error {
+			_ = c.Help()
+			return usageError{errors.New("no command given")}
+		},
+	}
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	root.SetVersionTemplate(version.Name + " {{.Version}}\n")
+	f := root.PersistentFlags()
+	f.StringVar(&s.config, "config", "", "configuration `file`")
+	f.StringVar(&s.stateDir, "state-dir", "", "state `directory`")
+	f.StringVar(&s.stateDir, "libexec", "", "same as --state-dir")
+	_ = f.MarkHidden("libexec")
+	f.BoolVar(&s.json, "json", false, "machine-readable output")
+	f.BoolVar(&s.debug, "debug", false, "log debugging messages to stderr")
+	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.certificate())
+	return root
+}
+
+// result prints what a command found: text for people, an envelope for programs.
+func (s *shell) result(command, message string, data any, text func(io.Writer)) error {
+	if !s.json {
+		text(s.out)
+		return nil
+	}
+	env := map[string]any{"ok": true, "command": command, "data": data}
+	if message != "" {
+		env["message"] = message
+	}
+	return json.NewEncoder(s.out).Encode(env)
+}
+
+// call runs an operation and decodes its result into out.
+func (s *shell) call(op string, params, out any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	raw, err := s.perform(ctx, op, params)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, out)
+}
+
+func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
+	path := config.FindFile(s.config, os.Getenv)
+	conf, err := config.Load(path)
+	if err != nil {
+		conf = &config.Config{}
+	}
+	dir := conf.FindStateDir(s.stateDir, os.Getenv)
+	raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
+	if !errors.Is(err, control.ErrNoServer) {
+		return raw, err
+	}
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return nil, config.ErrNoState(dir)
+	}
+	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug})
+	if err != nil {
+		return nil, err
+	}
+	in, err := json.Marshal(params)
+	if err == nil {
+		var v any
+		if v, err = a.Ops.Run(ctx, op, in); err == nil {
+			raw, err = json.Marshal(v)
+		}
+	}
+	return raw, errors.Join(err, a.Stop(ctx))
+}
+
+func (s *shell) run() *cobra.Command {
+	var dev, once bool
+	c := &cobra.Command{
+		Use:     "run",
+		Short:   "Start the server in the foreground",
+		Example: "  madmail run\n  madmail run --dev --state-dir data   try it out: makes what it needs and says what to do next",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			err := s.serve(dev, once)
+			if fault.Is(err, fault.Invalid) {
+				return usageError{err} // a service manager must not try again
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&dev, "dev", false, "make a configuration for this machine when there is none, and show how to connect")
+	c.Flags().BoolVar(&once, "boot-once", false, "start and stop at once")
+	_ = c.Flags().MarkHidden("boot-once")
+	return c
+}
+
+func (s *shell) serve(dev, once bool) error {
+	path := config.FindFile(s.config, os.Getenv)
+	if dev {
+		var err error
+		if path, err = s.prepare(); err != nil {
+			return err
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, append([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, moreSignals...)...)
+	defer signal.Stop(signals)
+	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Debug: s.debug, Stderr: s.err})
+	if err != nil {
+		return err
+	}
+	if dev {
+		if err := s.welcome(ctx, a, path); err != nil {
+			fmt.Fprintln(s.err, "madmail: warning:", err)
+		}
+	}
+	for !once {
+		sig := <-signals
+		if sig == os.Interrupt || sig == syscall.SIGTERM {
+			break
+		}
+		s.react(ctx, a, sig)
+	}
+	ending, cancel := context.WithTimeout(context.Background(), 7*time.Second)
+	defer cancel()
+	go func() { // a second signal ends at once
+		select {
+		case <-signals:
+			os.Exit(failed)
+		case <-ending.Done():
+		}
+	}()
+	return a.Stop(ending)
+}
+
+// prepare writes a first configuration where there is none.
+func (s *shell) prepare() (string, error) {
+	if s.stateDir == "" {
+		s.stateDir = "data"
+	}
+	path := s.config
+	if path == "" {
+		path = filepath.Join(s.stateDir, "chatmail.toml")
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "make the state directory")
+	}
+	return path, os.WriteFile(path, config.Starter{Privileged: app.MayBindLowPorts()}.Text(), 0o640)
+}
+
+// welcome says what to do next.
+func (s *shell) welcome(ctx context.Context, a *app.App, path string) error {
+	fmt.Fprintf(s.out, "madmail %s is running. State: %s, configuration: %s\n\n", version.Version, a.StateDir, path)
+	if !app.MayBindLowPorts() {
+		fmt.Fprintln(s.out, "As an ordinary user it uses ports above 1023 (make dev-bind-cap allows the usual ones).")
+	}
+	for _, l := range a.Listeners {
+		fmt.Fprintf(s.out, "  %-15s %s\n", l.Name, l.Addr)
+	}
+	fmt.Fprintf(s.out, "\nInvite page: %s\n", a.URL())
+	if a.Accounts() > 0 {
+		fmt.Fprintf(s.out, "Accounts: %d. Another one: madmail accounts create-random --state-dir %s\n\nCtrl-C stops the server.\n", a.Accounts(), a.StateDir)
+		return nil
+	}
+	link, err := a.FirstAccount(ctx)
+	if err != nil {
+		return err
+	}
+	code, err := invite.Terminal(link)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "\nA first account. Paste the link into Delta Chat on this machine, or scan the code:\n\n%s\n\n%s\nCtrl-C stops the server.\n", link, code)
+	return nil
+}
+
+func (s *shell) version() *cobra.Command {
+	var verbose bool
+	c := &cobra.Command{Use: "version", Short: "Print name and version", Args: cobra.NoArgs, Example: "  madmail version -v",
+		RunE: func(*cobra.Command, []string) error {
+			data := map[string]string{"name": version.Name, "version": version.Version, "build": version.BuildID(), "platform": version.Platform()}
+			return s.result("version", "", data, func(w io.Writer) {
+				fmt.Fprintln(w, version.Name, version.Version)
+				if verbose {
+					fmt.Fprintf(w, "build %s\nplatform %s\n", version.BuildID(), version.Platform())
+				}
+			})
+		}}
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "also build and platform")
+	return c
+}
+
+func (s *shell) status() *cobra.Command {
+	var details bool
+	c := &cobra.Command{Use: "status", Short: "Tell how the server is", Args: cobra.NoArgs, Example: "  madmail status -d\n  madmail status --json",
+		RunE: func(*cobra.Command, []string) error {
+			var st ops.Status
+			if err := s.call("status", nil, &st); err != nil {
+				return err
+			}
+			return s.result("status", "", st, func(w io.Writer) {
+				if !st.Running {
+					fmt.Fprintln(w, "server: not running")
+				}
+				for _, v := range st.Services {
+					fmt.Fprintf(w, "%-15s connections: %-6d unique IPs: %d\n", v.Name, v.Connections, v.UniqueIPs)
+				}
+				if details {
+					fmt.Fprintln(w, "\nPORT\tPROTO\tTYPE")
+					for _, p := range st.Ports {
+						fmt.Fprintf(w, "%d\t%s\t%s\n", p.Port, p.Proto, p.Label)
+					}
+				}
+				fmt.Fprintf(w, "\nRegistered users:   %d\n", st.RegisteredUsers)
+				if st.Running {
+					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", st.BootTime, time.Duration(st.Uptime)*time.Second)
+				}
+			})
+		}}
+	c.Flags().BoolVarP(&details, "details", "d", false, "also the ports")
+	return c
+}
+
+func (s *shell) reload() *cobra.Command {
+	return &cobra.Command{Use: "reload", Short: "Read configuration and certificates anew", Args: cobra.NoArgs, Example: "  madmail reload",
+		RunE: func(*cobra.Command, []string) error {
+			var r ops.Reloaded
+			if err := s.call("reload", nil, &r); err != nil {
+				return err
+			}
+			return s.result("reload", "", r, func(w io.Writer) {
+				fmt.Fprintln(w, "Reloaded.")
+				for _, l := range append(r.Changes, r.Restart...) {
+					fmt.Fprintln(w, "  "+l)
+				}
+			})
+		}}
+}
+
+func (s *shell) adminToken() *cobra.Command {
+	var raw, noQR, rotate bool
+	c := &cobra.Command{Use: "admin-token", Short: "Show the token of the admin API", Args: cobra.NoArgs, Example: "  madmail admin-token --raw",
+		RunE: func(*cobra.Command, []string) error {
+			var t ops.AdminToken
+			if err := s.call("admin-token", map[string]bool{"Rotate": rotate}, &t); err != nil {
+				return err
+			}
+			if raw && !s.json {
+				_, err := io.WriteString(s.out, t.Token)
+				return err
+			}
+			return s.result("admin-token", "", t, func(w io.Writer) {
+				fmt.Fprintf(w, "\n  Admin API URL:   %s\n  Admin Token:     %s\n\n", t.APIURL, t.Token)
+			})
+		}}
+	c.Flags().BoolVar(&raw, "raw", false, "the token alone, without a line end")
+	c.Flags().BoolVar(&noQR, "no-qr", false, "no QR code")
+	c.Flags().BoolVar(&rotate, "rotate", false, "make a new token; the old one stops working")
+	return c
+}
+
+func (s *shell) registration() *cobra.Command {
+	c := &cobra.Command{Use: "registration", Short: "Show or change whether accounts can be made", Example: "  madmail registration status\n  madmail registration close"}
+	sub := func(use, short string, open *bool, aliases ...string) {
+		c.AddCommand(&cobra.Command{Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+			var r ops.Registration
+			if err := s.call("registration", map[string]*bool{"Open": open}, &r); err != nil {
+				return err
+			}
+			return s.result("registration", "", r, func(w io.Writer) {
+				word := map[bool]string{true: "OPEN", false: "CLOSED"}[r.Open]
+				if open != nil {
+					fmt.Fprintln(w, "Registration is now", word)
+				} else {
+					fmt.Fprintln(w, "Registration is", word)
+				}
+			})
+		}})
+	}
+	yes, no := true, false
+	sub("open", "Let anybody make an account", &yes)
+	sub("close", "Let nobody make an account without an invitation", &no, "closed")
+	sub("status", "Tell whether registration is open", nil)
+	return c
+}
+
+func (s *shell) certificate() *cobra.Command {
+	c := &cobra.Command{Use: "certificate", Short: "Manage the TLS certificate"}
+	c.AddCommand(&cobra.Command{Use: "dev", Hidden: true, Args: cobra.NoArgs, Short: "Make a self-signed pair for this machine, keeping one that is there",
+		RunE: func(*cobra.Command, []string) error {
+			dir := s.stateDir
+			if dir == "" {
+				dir = "data"
+			}
+			cert, key := certs.DefaultPaths(dir)
+			_, err := certs.Open(certs.Options{Cert: cert, Key: key, Make: true, Names: []string{"127.0.0.1", "localhost"}})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(s.out, cert)
+			return nil
+		}})
+	return c
+}
+
+// confirm asks on stderr; a program is never asked.
+func (s *shell) confirm(question string, yes bool) bool {
+	if yes {
+		return true
+	}
+	if f, ok := s.in.(*os.File); s.json && (!ok || !term.IsTerminal(int(f.Fd()))) {
+		return false
+	}
+	fmt.Fprintf(s.err, "%s [y/N] ", question)
+	line, _ := bufio.NewReader(s.in).ReadString('\n')
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true
+	}
+	return false
+}
+
+// password reads one without echo from a terminal, else a line.
+func (s *shell) password() (string, error) {
+	if f, ok := s.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprint(s.err, "Password: ")
+		b, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(s.err)
+		return string(b), err
+	}
+	line, err := bufio.NewReader(s.in).ReadString('\n')
+	if line == "" && err != nil {
+		return "", fault.New(fault.Invalid, "no password on standard input; use -p")
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}

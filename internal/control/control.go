@@ -1,0 +1,175 @@
+// Package control is the operator's door of a running server: the actions of
+// ops over a unix socket, one JSON request and one JSON answer a connection.
+// Who may use it is a matter of file permissions.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"madmail/internal/fault"
+	"madmail/internal/task"
+)
+
+// SocketName is the socket's name in the runtime directory.
+const SocketName = "control.sock"
+
+const (
+	maxRequest = 1 << 20
+	timeout    = 2 * time.Minute
+	maxAtOnce  = 32
+)
+
+// Runner runs an action by name.
+type Runner interface {
+	Run(ctx context.Context, name string, params json.RawMessage) (any, error)
+}
+
+type request struct {
+	Op     string          `json:"op"`
+	Params json.RawMessage `json:"params,omitempty"`
+}
+
+type answer struct {
+	Data  json.RawMessage `json:"data,omitempty"`
+	Error string          `json:"error,omitempty"`
+	Hint  string          `json:"hint,omitempty"`
+	Kind  fault.Kind      `json:"kind,omitempty"`
+}
+
+// Server answers on a socket. It is a component.
+type Server struct {
+	path   string
+	runner Runner
+	group  task.Group
+
+	mu sync.Mutex // guards the fields below
+	l  net.Listener
+	at int
+}
+
+// New returns a server for the socket in dir.
+func New(dir string, r Runner, log *slog.Logger) *Server {
+	s := &Server{path: filepath.Join(dir, SocketName), runner: r}
+	s.group.Panicked = func(_ string, v any, stack []byte) {
+		log.Error("a control request panicked", "panic", fmt.Sprint(v), "stack", string(stack))
+	}
+	return s
+}
+
+// Start binds the socket. A socket that is there is stale: the caller holds the
+// state lock.
+func (s *Server) Start(context.Context) error {
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fault.Wrap(fault.Internal, err, "control")
+	}
+	l, err := net.Listen("unix", s.path)
+	if err != nil {
+		return fault.WithHint(fault.Wrap(fault.Internal, err, "control"), "the runtime directory must be writable, and its path short")
+	}
+	if err := os.Chmod(s.path, 0o600); err != nil {
+		l.Close()
+		return fault.Wrap(fault.Internal, err, "control")
+	}
+	s.mu.Lock()
+	s.l = l
+	s.mu.Unlock()
+	s.group.Go("accept", func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			full := s.at >= maxAtOnce
+			if !full {
+				s.at++
+			}
+			s.mu.Unlock()
+			if full {
+				conn.Close()
+				continue
+			}
+			s.group.Go("request", func() {
+				defer func() {
+					conn.Close()
+					s.mu.Lock()
+					s.at--
+					s.mu.Unlock()
+				}()
+				s.serve(conn)
+			})
+		}
+	})
+	return nil
+}
+
+func (s *Server) serve(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(timeout))
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var req request
+	var a answer
+	if err := json.NewDecoder(io.LimitReader(conn, maxRequest)).Decode(&req); err != nil {
+		a.Error, a.Kind = "malformed request", fault.Invalid
+	} else if v, err := s.runner.Run(ctx, req.Op, req.Params); err != nil {
+		a = refused(err)
+	} else if a.Data, err = json.Marshal(v); err != nil {
+		a = refused(err)
+	}
+	_ = json.NewEncoder(conn).Encode(a)
+}
+
+func refused(err error) answer {
+	return answer{Error: err.Error(), Hint: fault.HintOf(err), Kind: fault.KindOf(err)}
+}
+
+// Stop unbinds the socket and waits for requests under way.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	if s.l != nil {
+		s.l.Close()
+	}
+	s.mu.Unlock()
+	return s.group.Wait(ctx)
+}
+
+// ErrNoServer says that nobody answers on the socket.
+var ErrNoServer = errors.New("control: no server is running")
+
+// Call asks the server whose socket is in dir.
+func Call(ctx context.Context, dir, op string, params any) (json.RawMessage, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, SocketName))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoServer, err)
+	}
+	defer conn.Close()
+	if dl, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(dl)
+	}
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.NewEncoder(conn).Encode(request{op, raw}); err != nil {
+		return nil, fault.Wrap(fault.Busy, err, "control")
+	}
+	var a answer
+	if err := json.NewDecoder(conn).Decode(&a); err != nil {
+		return nil, fault.Wrap(fault.Busy, err, "control")
+	}
+	if a.Error != "" {
+		return nil, &fault.Error{Kind: a.Kind, Text: a.Error, Hint: a.Hint}
+	}
+	return a.Data, nil
+}

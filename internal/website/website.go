@@ -1,0 +1,383 @@
+// Package website is the public site: what this server is, how to join, new
+// accounts, QR codes, and the settings that mail clients look up. It asks app
+// for facts and accounts; it knows neither mail nor the database.
+package website
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"embed"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"madmail/internal/fault"
+	"madmail/internal/invite"
+	"madmail/internal/units"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// Account is a new account.
+type Account struct{ Email, Password, Link string }
+
+// Facts are what the site tells. Ports are 0 where a service is off.
+type Facts struct {
+	Domain, Host      string
+	Open              bool
+	Language          string
+	Quota, MaxMessage int64
+	IMAPTLS, IMAP     int
+	SMTPTLS, SMTP     int
+	SelfSigned        bool
+}
+
+// Options configure the site. Register and Facts are required.
+type Options struct {
+	// Register makes an account. host is the Host header. Errors of kind
+	// fault.Refused carry a text for the user.
+	Register func(ctx context.Context, token, host string) (Account, error)
+	Facts    func() Facts
+	TLS      *tls.Config
+	Logger   *slog.Logger
+}
+
+// Server serves the site on listeners it is handed.
+type Server struct {
+	opt  Options
+	http *http.Server
+	page *template.Template
+
+	mu     sync.Mutex // guards the field below
+	visits map[netip.Prefix]*rate.Limiter
+}
+
+// New returns a server without listeners.
+func New(opt Options) (*Server, error) {
+	if opt.Register == nil || opt.Facts == nil {
+		return nil, errors.New("website: Register and Facts are required")
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	page, err := template.New("index.html").Funcs(template.FuncMap{"size": units.FormatSize, "link": func(s string) template.URL { return template.URL(s) }}).ParseFS(assets, "assets/index.html")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*rate.Limiter)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.index)
+	mux.HandleFunc("GET /index.html", s.index)
+	mux.HandleFunc("/new", s.create)
+	mux.HandleFunc("GET /qr", s.qr)
+	mux.HandleFunc("GET /main.css", s.css)
+	mux.HandleFunc("GET /.well-known/autoconfig/mail/config-v1.1.xml", s.autoconfig)
+	mux.HandleFunc("GET /mail/config-v1.1.xml", s.autoconfig)
+	s.http = &http.Server{
+		Handler: harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	return s, nil
+}
+
+// Serve serves a listener until it is closed.
+func (s *Server) Serve(l net.Listener, overTLS bool) error {
+	var err error
+	if overTLS {
+		err = s.http.ServeTLS(l, "", "")
+	} else {
+		err = s.http.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Stop ends the site, letting requests under way finish until ctx ends.
+func (s *Server) Stop(ctx context.Context) error { return s.http.Shutdown(ctx) }
+
+// harden sets what every answer carries.
+func harden(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		next.ServeHTTP(w, r)
+	})
+}
+
+type view struct {
+	Facts
+	Words    map[string]string
+	Lang     string
+	Dir      string
+	Join     string
+	JoinQR   template.URL
+	Account  *Account
+	LoginQR  template.URL
+	Problem  string
+	Settings []setting
+}
+
+type setting struct{ Name, Value string }
+
+func (s *Server) index(w http.ResponseWriter, r *http.Request) {
+	s.show(w, r, http.StatusOK, view{})
+}
+
+// show renders the page. Where the certificate is publicly valid clients can
+// invent their account themselves, so the join link names only the domain.
+func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v view) {
+	v.Facts = s.opt.Facts()
+	v.Lang = language(r, v.Language)
+	v.Words, v.Dir = words[v.Lang], "ltr"
+	if v.Lang == "fa" {
+		v.Dir = "rtl"
+	}
+	if !v.SelfSigned && v.Open {
+		v.Join = "dcaccount:" + v.Domain
+		v.JoinQR = picture(v.Join)
+	}
+	if v.Account != nil {
+		v.LoginQR = picture(v.Account.Link)
+	}
+	for _, x := range []struct {
+		name string
+		port int
+	}{{"IMAP TLS", v.IMAPTLS}, {"IMAP STARTTLS", v.IMAP}, {"SMTP TLS", v.SMTPTLS}, {"SMTP STARTTLS", v.SMTP}} {
+		if x.port != 0 {
+			v.Settings = append(v.Settings, setting{x.name, net.JoinHostPort(v.Host, strconv.Itoa(x.port))})
+		}
+	}
+	var b bytes.Buffer
+	if err := s.page.Execute(&b, v); err != nil {
+		s.opt.Logger.Error("page", "err", err)
+		http.Error(w, "Internal server error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
+
+func picture(text string) template.URL {
+	png, err := invite.PNG(text)
+	if err != nil {
+		return ""
+	}
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(png))
+}
+
+// language is what the visitor asks for, else what the operator set, else what
+// the browser prefers.
+func language(r *http.Request, set string) string {
+	if l := r.URL.Query().Get("lang"); words[l] != nil {
+		return l
+	}
+	if words[set] != nil && set != "en" {
+		return set
+	}
+	for _, part := range strings.Split(r.Header.Get("Accept-Language"), ",") {
+		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
+		tag, _, _ = strings.Cut(tag, "-")
+		if words[strings.ToLower(tag)] != nil {
+			return strings.ToLower(tag)
+		}
+	}
+	return "en"
+}
+
+// allow limits what makes accounts: 2 a second, 5 at once, of one address or
+// one IPv6 network. Loopback is exempt.
+func (s *Server) allow(r *http.Request) bool {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || ap.Addr().IsLoopback() {
+		return err == nil
+	}
+	bits := 32
+	if ap.Addr().Is6() {
+		bits = 64
+	}
+	p, err := ap.Addr().Unmap().Prefix(min(bits, ap.Addr().Unmap().BitLen()))
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.visits[p]
+	if l == nil {
+		if len(s.visits) >= 100_000 {
+			clear(s.visits)
+		}
+		l = rate.NewLimiter(2, 5)
+		s.visits[p] = l
+	}
+	return l.Allow()
+}
+
+// create answers /new: an account for whoever asks, where registration is open.
+func (s *Server) create(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodPost:
+	case http.MethodGet:
+		if f := s.opt.Facts(); !f.SelfSigned && f.Open {
+			http.Redirect(w, r, "dcaccount:https://"+f.Domain+"/new", http.StatusMovedPermanently)
+			return
+		}
+	case http.MethodOptions:
+		w.Header().Set("Allow", "GET, POST, OPTIONS")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	default:
+		w.Header().Set("Allow", "GET, POST, OPTIONS")
+		refuse(w, http.StatusMethodNotAllowed, "Use POST")
+		return
+	}
+	if !s.allow(r) {
+		refuse(w, http.StatusTooManyRequests, "Too many new accounts from your network, try again later")
+		return
+	}
+	token, page, err := token(r)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	a, err := s.opt.Register(ctx, token, r.Host)
+	if err != nil {
+		status, text := http.StatusServiceUnavailable, fault.UserText(err)
+		if fault.Is(err, fault.Refused) || fault.Is(err, fault.Invalid) {
+			status = http.StatusForbidden
+		} else {
+			s.opt.Logger.Warn("an account could not be made", "err", err)
+		}
+		if page {
+			s.show(w, r, status, view{Problem: text})
+			return
+		}
+		refuse(w, status, text)
+		return
+	}
+	switch {
+	case page:
+		s.show(w, r, http.StatusOK, view{Account: &a})
+	case r.Method == http.MethodGet:
+		w.Header().Set("Cache-Control", "no-store")
+		http.Redirect(w, r, a.Link, http.StatusFound)
+	default:
+		answer(w, http.StatusOK, map[string]string{"email": a.Email, "password": a.Password, "dclogin_url": a.Link})
+	}
+}
+
+// token finds the registration token: in the query, a form or a JSON body. page
+// tells whether a person's browser asks, by the page's own form.
+func token(r *http.Request) (t string, page bool, err error) {
+	if t = r.URL.Query().Get("token"); t != "" || r.Method != http.MethodPost {
+		return t, false, nil
+	}
+	switch typ, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); typ {
+	case "application/json":
+		var body struct{ Token string }
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil && err != io.EOF {
+			return "", false, errors.New("the body is not JSON")
+		}
+		return body.Token, false, nil
+	case "application/x-www-form-urlencoded":
+		if err := r.ParseForm(); err != nil {
+			return "", false, errors.New("the form cannot be read")
+		}
+		return r.PostForm.Get("token"), r.PostForm.Has("page"), nil
+	}
+	return "", false, nil
+}
+
+// refuse answers in the form that clients understand: they show reason verbatim.
+func refuse(w http.ResponseWriter, status int, text string) {
+	answer(w, status, map[string]string{"error": text, "reason": text})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// qr draws a QR code. Its text may hold a password: it is neither logged nor cached.
+func (s *Server) qr(w http.ResponseWriter, r *http.Request) {
+	text := r.URL.Query().Get("data")
+	if text == "" {
+		http.Error(w, "Missing 'data' parameter", http.StatusBadRequest)
+		return
+	}
+	png, err := invite.PNG(text)
+	if len(text) > 2048 || err != nil {
+		http.Error(w, "Too long for a QR code", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "image/png")
+	w.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	_, _ = w.Write(png)
+}
+
+func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
+	data, err := assets.ReadFile("assets/main.css")
+	if err != nil {
+		http.Error(w, "Internal server error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	_, _ = w.Write(data)
+}
+
+// autoconfig tells mail clients the ports, so that they need not guess nor ask
+// third parties.
+func (s *Server) autoconfig(w http.ResponseWriter, _ *http.Request) {
+	f := s.opt.Facts()
+	var b strings.Builder
+	esc := func(t string) string {
+		var e strings.Builder
+		_ = xml.EscapeText(&e, []byte(t))
+		return e.String()
+	}
+	fmt.Fprintf(&b, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<clientConfig version=\"1.1\">\n  <emailProvider id=\"%s\">\n    <domain>%s</domain>\n    <displayName>%s chatmail</displayName>\n",
+		esc(f.Domain), esc(f.Domain), esc(f.Domain))
+	server := func(kind, typ string, port int, socket string) {
+		if port == 0 {
+			return
+		}
+		fmt.Fprintf(&b, "    <%s type=\"%s\">\n      <hostname>%s</hostname>\n      <port>%d</port>\n      <socketType>%s</socketType>\n      <authentication>password-cleartext</authentication>\n      <username>%%EMAILADDRESS%%</username>\n    </%s>\n",
+			kind, typ, esc(f.Host), port, socket, kind)
+	}
+	server("incomingServer", "imap", f.IMAPTLS, "SSL")
+	server("incomingServer", "imap", f.IMAP, "STARTTLS")
+	server("outgoingServer", "smtp", f.SMTPTLS, "SSL")
+	server("outgoingServer", "smtp", f.SMTP, "STARTTLS")
+	b.WriteString("  </emailProvider>\n</clientConfig>\n")
+	w.Header().Set("Content-Type", "application/xml")
+	w.Header().Set("Cache-Control", "max-age=3600")
+	_, _ = io.WriteString(w, b.String())
+}
