@@ -164,7 +164,7 @@ func (a *App) facts() website.Facts {
 	_ = stored
 	return website.Facts{
 		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
-		Language: s.Text(settings.Language), Quota: limit, MaxMessage: a.maxSize(0),
+		Language: s.Enum(settings.Language), Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
 		SelfSigned: a.certs.IsSelfSigned(),
 	}

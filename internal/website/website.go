@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func New(opt Options) (*Server, error) {
 	mux.HandleFunc("GET /.well-known/autoconfig/mail/config-v1.1.xml", s.autoconfig)
 	mux.HandleFunc("GET /mail/config-v1.1.xml", s.autoconfig)
 	s.http = &http.Server{
-		Handler: harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
+		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	return s, nil
@@ -114,9 +115,15 @@ func (s *Server) Serve(l net.Listener, overTLS bool) error {
 // Stop ends the site, letting requests under way finish until ctx ends.
 func (s *Server) Stop(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
-// harden sets what every answer carries.
-func harden(next http.Handler) http.Handler {
+// harden sets what every answer carries. A panic ends one request, visibly.
+func (s *Server) harden(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				s.opt.Logger.Error("a request panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+				http.Error(w, "Internal server error", http.StatusInternalServerError)
+			}
+		}()
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")

@@ -1,0 +1,106 @@
+# Everything that is done to madmail. `make` lists the targets.
+
+-include .env
+
+STATE_DIR ?= ./data
+CONFIG    ?= $(STATE_DIR)/chatmail.toml
+LOG_FILE  ?= /tmp/chatmail.log
+PID_FILE  ?= /tmp/chatmail.pid
+FUZZTIME  ?= 10s
+BENCHTIME ?= 10s
+
+BINARY  = build/madmail
+PKG     = madmail/internal/version
+VERSION ?= $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/version/version.go)
+BUILD   ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)-$(shell date -u +%Y%m%d%H%M%S)
+LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD)
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+export CGO_ENABLED = 0
+
+.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-deltachat test-crash bench \
+	fuzz fmt fmt-check vet lint cover check dist clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
+
+build: ## build the static binary, build/madmail
+	@mkdir -p build
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/madmail
+
+run: build ## build and run, ready for a Delta Chat client; makes what it needs in data/
+	./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev
+
+run-bg: build ## run in the background; PID_FILE and LOG_FILE say where
+	@./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev >$(LOG_FILE) 2>&1 & echo $$! >$(PID_FILE)
+	@for i in $$(seq 100); do ./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) status --json 2>/dev/null | grep -q '"running":true' && break; \
+		kill -0 $$(cat $(PID_FILE)) 2>/dev/null || { cat $(LOG_FILE); exit 1; }; sleep 0.1; done
+	@echo "running, pid $$(cat $(PID_FILE)), output in $(LOG_FILE)"
+
+restart: build stop dev-certs run-bg ## build, stop the old server, start the new one
+
+stop: ## stop the server of run-bg, exactly that one
+	@if [ -f $(PID_FILE) ] && kill $$(cat $(PID_FILE)) 2>/dev/null; then \
+		for i in $$(seq 100); do kill -0 $$(cat $(PID_FILE)) 2>/dev/null || break; sleep 0.1; done; echo stopped; fi; rm -f $(PID_FILE)
+
+logs: ## follow the output of run-bg
+	tail -n 100 -f $(LOG_FILE)
+
+dev-certs: build ## make a self-signed certificate in STATE_DIR/certs, keeping one that is there
+	./$(BINARY) --state-dir $(STATE_DIR) certificate dev
+
+dev-bind-cap: build ## let the binary bind ports below 1024 (asks for sudo)
+	@command -v setcap >/dev/null || { echo "setcap is not here: on other systems than Linux use ports above 1023"; exit 1; }
+	sudo setcap cap_net_bind_service=+ep $(BINARY)
+
+reset-db: stop ## forget the accounts: remove the database, keep mail, configuration, token, certificates
+	rm -f $(STATE_DIR)/credentials.db* $(STATE_DIR)/chatmail.db*
+
+install: build ## install the binary into /usr/local/bin
+	install -m 0755 $(BINARY) /usr/local/bin/madmail
+
+test: ## all quick tests
+	go test ./...
+
+race: ## all quick tests with the race detector, shuffled
+	CGO_ENABLED=1 go test -race -shuffle=on ./...
+
+test-deltachat: build ## drive the real Delta Chat core against the binary just built
+	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
+
+bench: build ## measure the built server (T1): latency, throughput, logins, idle memory
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go run ./test/load/bench
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+		echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+fmt: ## format the code
+	gofmt -w cmd internal test
+
+fmt-check:
+	@test -z "$$(gofmt -l cmd internal test)" || { gofmt -l cmd internal test; exit 1; }
+
+vet:
+	go vet ./...
+	go vet -tags deltachat ./test/...
+	@for o in darwin freebsd windows; do echo "vet $$o"; GOOS=$$o go vet ./cmd/... ./internal/... || exit 1; done
+
+lint: fmt-check vet ## formatting, vet, staticcheck, floors
+	$(STATICCHECK) -tags deltachat ./...
+	go test ./internal
+
+cover: ## coverage by package
+	go test -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
+
+check: lint race test test-deltachat ## what CI runs
+
+dist: ## release binaries for all platforms, with checksums
+	@mkdir -p build/dist
+	@for t in linux/amd64 linux/arm64 linux/arm linux/riscv64 windows/amd64 freebsd/amd64 darwin/arm64; do \
+		echo $$t; GOOS=$${t%/*} GOARCH=$${t#*/} go build -trimpath -ldflags '$(LDFLAGS)' -o build/dist/madmail-$$(echo $$t | tr / -) ./cmd/madmail || exit 1; done
+	@cd build/dist && sha256sum madmail-* >SHA256SUMS
+
+clean: ## remove what was built
+	rm -rf build coverage.out

@@ -1,0 +1,438 @@
+//go:build deltachat
+
+package deltachat
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/smtp"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2/imapclient"
+
+	"madmail/test/testserver"
+)
+
+// person is one profile.
+type person struct {
+	*core
+	id             int
+	local, address string
+}
+
+const password = "correct-horse-battery-staple-22"
+
+// join makes a profile, logs in by a link, and waits until it idles.
+func (c *core) join(link, name string) *person {
+	c.t.Helper()
+	p := &person{core: c}
+	c.call(&p.id, "add_account")
+	mark := c.mark()
+	c.call(nil, "add_transport_from_qr", p.id, link)
+	c.waitKind(mark, p.id, "ImapInboxIdle")
+	c.call(nil, "set_config", p.id, "displayname", name)
+	c.call(&p.address, "get_config", p.id, "addr")
+	var n int
+	c.call(&n, "get_connectivity", p.id)
+	if n != 4000 {
+		c.t.Errorf("%s: connectivity %d, want 4000", name, n)
+	}
+	return p
+}
+
+// meet lets b join a's invitation and waits until both are done.
+func meet(a, b *person, chat any, legacy bool) {
+	a.t.Helper()
+	var link string
+	a.call(&link, "get_chat_securejoin_qr_code", a.id, chat)
+	if legacy {
+		link = strings.Replace(link, "&v=3", "", 1)
+	}
+	am, bm := a.mark(), b.mark()
+	b.call(nil, "secure_join", b.id, link)
+	done := func(kind string) func(event) bool {
+		return func(e event) bool { return e.Kind == kind && e.num("progress") == 1000 }
+	}
+	b.wait(bm, b.id, "joiner's progress 1000", done("SecurejoinJoinerProgress"))
+	a.wait(am, a.id, "inviter's progress 1000", done("SecurejoinInviterProgress"))
+}
+
+// chatWith returns p's chat with the person of an address.
+func (p *person) chatWith(o *person) (chat int) {
+	p.t.Helper()
+	var contacts []int
+	p.call(&contacts, "get_contact_ids", p.id, 0, nil)
+	for _, c := range contacts {
+		var info struct{ Address string }
+		p.call(&info, "get_contact", p.id, c)
+		if info.Address == o.address {
+			p.call(&chat, "create_chat_by_contact_id", p.id, c)
+			return chat
+		}
+	}
+	p.t.Fatalf("no contact for %s", o.address)
+	return 0
+}
+
+type message struct {
+	Text        string
+	State       int
+	ShowPadlock bool
+	File        string
+	FileBytes   int
+	ChatID      int `json:"chatId"`
+	Error       string
+	IsEdited    bool
+}
+
+func (p *person) message(id int) (m message) {
+	p.t.Helper()
+	p.call(&m, "get_message", p.id, id)
+	return m
+}
+
+// receive waits for a message whose text is text.
+func (p *person) receive(mark int, text string) (id int, m message) {
+	p.t.Helper()
+	p.wait(mark, p.id, fmt.Sprintf("message %q", text), func(e event) bool {
+		if e.Kind != "IncomingMsg" && e.Kind != "MsgsChanged" || e.num("msgId") == 0 {
+			return false
+		}
+		id = e.num("msgId")
+		return p.try(&m, "get_message", p.id, id) == nil && m.Text == text
+	})
+	return id, m
+}
+
+func (p *person) say(chat int, text string) (id int) {
+	p.t.Helper()
+	p.call(&id, "misc_send_text_message", p.id, chat, text)
+	return id
+}
+
+// TestRealClients plays the life of a relay with real clients.
+func TestRealClients(t *testing.T) {
+	srv := testserver.New(t, "")
+	c := startCore(t)
+	alice := c.join(srv.Link("alicealice", "[127.0.0.1]", password), "Alice")
+	bob := c.join(srv.Link("bobbobbob", "[127.0.0.1]", password), "Bob")
+
+	t.Run("secure join, both generations", func(t *testing.T) {
+		meet(alice, bob, nil, false)
+	})
+	ab, ba := alice.chatWith(bob), bob.chatWith(alice)
+
+	t.Run("twenty texts both ways, encrypted, in order", func(t *testing.T) {
+		am, bm := alice.mark(), bob.mark()
+		for i := range 20 {
+			alice.say(ab, fmt.Sprintf("to bob %d", i))
+			bob.say(ba, fmt.Sprintf("to alice %d", i))
+		}
+		lastA, lastB := 0, 0
+		for i := range 20 {
+			id, m := bob.receive(bm, fmt.Sprintf("to bob %d", i))
+			if !m.ShowPadlock || id <= lastB {
+				t.Errorf("message %d: padlock %v, id %d after %d", i, m.ShowPadlock, id, lastB)
+			}
+			lastB = id
+			id, m = alice.receive(am, fmt.Sprintf("to alice %d", i))
+			if !m.ShowPadlock || id <= lastA {
+				t.Errorf("message %d: padlock %v, id %d after %d", i, m.ShowPadlock, id, lastA)
+			}
+			lastA = id
+		}
+	})
+
+	t.Run("files of 2 MB and 12 MB arrive whole", func(t *testing.T) {
+		for _, size := range []int{2_000_000, 12_000_000} {
+			data := make([]byte, size)
+			_, _ = rand.Read(data)
+			path := filepath.Join(t.TempDir(), fmt.Sprintf("file-%d.bin", size))
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			mark := bob.mark()
+			text := fmt.Sprintf("a file of %d", size)
+			var id int
+			alice.call(&id, "send_msg", alice.id, ab, map[string]any{"text": text, "file": path, "filename": filepath.Base(path), "viewtype": "File"})
+			got, _ := bob.receive(mark, text)
+			var m message
+			bob.wait(mark, bob.id, "the whole file", func(event) bool {
+				return bob.try(&m, "get_message", bob.id, got) == nil && m.File != "" && m.FileBytes == size
+			})
+			have, err := os.ReadFile(m.File)
+			if err != nil || sha256.Sum256(have) != sha256.Sum256(data) {
+				t.Errorf("%d octets arrived changed: %d octets, %v", size, len(have), err)
+			}
+		}
+	})
+
+	t.Run("receipt, reaction, edit, deletion for all", func(t *testing.T) {
+		bm := bob.mark()
+		id := alice.say(ab, "read me")
+		got, _ := bob.receive(bm, "read me")
+		am := alice.mark()
+		bob.call(nil, "markseen_msgs", bob.id, []int{got})
+		alice.wait(am, alice.id, "the receipt", func(e event) bool { return e.Kind == "MsgRead" && e.num("msgId") == id })
+		am = alice.mark()
+		bob.call(nil, "send_reaction", bob.id, got, []string{"👍"})
+		alice.wait(am, alice.id, "the reaction", func(e event) bool { return e.Kind == "ReactionsChanged" && e.num("msgId") == id })
+		bm = bob.mark()
+		alice.call(nil, "send_edit_request", alice.id, id, "read me again")
+		bob.wait(bm, bob.id, "the edit", func(event) bool { return bob.message(got).Text == "read me again" })
+		bm = bob.mark()
+		alice.call(nil, "delete_messages_for_all", alice.id, []int{id})
+		bob.wait(bm, bob.id, "the deletion", func(event) bool {
+			var m message
+			return bob.try(&m, "get_message", bob.id, got) != nil || m.ChatID == 3 || m.Text == ""
+		})
+	})
+
+	carol := c.join(srv.Link("carolcarol", "127.0.0.1", password), "Carol")
+	t.Run("the first generation of secure join", func(t *testing.T) { meet(alice, carol, nil, true) })
+
+	t.Run("a group of three", func(t *testing.T) {
+		var group int
+		alice.call(&group, "create_group_chat", alice.id, "Three", false)
+		for _, o := range []*person{bob, carol} {
+			chat := alice.chatWith(o)
+			var contacts []int
+			alice.call(&contacts, "get_chat_contacts", alice.id, chat)
+			alice.call(nil, "add_contact_to_chat", alice.id, group, contacts[0])
+		}
+		bm, cm := bob.mark(), carol.mark()
+		alice.say(group, "hello both")
+		_, m := bob.receive(bm, "hello both")
+		carol.receive(cm, "hello both")
+		am, cm := alice.mark(), carol.mark()
+		bob.call(nil, "accept_chat", bob.id, m.ChatID)
+		bob.say(m.ChatID, "hello from bob")
+		alice.receive(am, "hello from bob")
+		carol.receive(cm, "hello from bob")
+	})
+
+	t.Run("the quota is shown", func(t *testing.T) {
+		var html string
+		mark := alice.mark()
+		alice.call(nil, "maybe_network")
+		alice.wait(mark, alice.id, "the quota", func(event) bool {
+			alice.call(&html, "get_connectivity_html", alice.id)
+			return strings.Contains(html, "1.07 GB") || strings.Contains(html, "1 GiB") || strings.Contains(html, "0%")
+		})
+	})
+
+	t.Run("a wrong password is refused in words", func(t *testing.T) {
+		var id int
+		c.call(&id, "add_account")
+		err := c.try(nil, "add_transport_from_qr", id, srv.Link("alicealice", "[127.0.0.1]", "wrong-password-here"))
+		if err == nil || !strings.Contains(err.Error(), "Authentication failed") {
+			t.Errorf("logging in with a wrong password: %v", err)
+		}
+	})
+
+	t.Run("both spellings of an IP address are one account", func(t *testing.T) {
+		again := c.join(srv.Link("alicealice", "127.0.0.1", password), "Alice too")
+		var list struct {
+			Data struct {
+				Accounts []struct{ Username string }
+			}
+		}
+		if err := json.Unmarshal([]byte(srv.Command("--json", "accounts", "list")), &list); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, a := range list.Data.Accounts {
+			if strings.HasPrefix(a.Username, "alicealice@") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d accounts called alicealice: %+v", n, list.Data.Accounts)
+		}
+		c.call(nil, "remove_account", again.id)
+	})
+
+	t.Run("clear text is refused with 523", func(t *testing.T) {
+		conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", srv.SubmissionTLS), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := smtp.NewClient(conn, "127.0.0.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.Auth(smtp.PlainAuth("", alice.address, password, "127.0.0.1")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Mail(alice.address); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Rcpt(bob.address); err != nil {
+			t.Fatal(err)
+		}
+		w, err := s.Data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(w, "From: <%s>\r\nSubject: hi\r\n\r\nhello\r\n", alice.address)
+		if err := w.Close(); err == nil || !strings.HasPrefix(err.Error(), "523") || !strings.Contains(err.Error(), "Encryption Needed: Invalid Unencrypted Mail") {
+			t.Errorf("clear text: %v", err)
+		}
+		// And by the client, which is told and shows it.
+		plain := c.join(srv.Link("plainplain", "[127.0.0.1]", password), "Plain")
+		c.call(nil, "set_config", plain.id, "force_encryption", "0")
+		var contact, chat int
+		c.call(&contact, "create_contact", plain.id, bob.address, "Bob")
+		c.call(&chat, "create_chat_by_contact_id", plain.id, contact)
+		mark := plain.mark()
+		var id int
+		if err := c.try(&id, "misc_send_text_message", plain.id, chat, "in clear"); err != nil {
+			t.Logf("the client itself refuses to send in clear: %v", err)
+			return
+		}
+		plain.wait(mark, plain.id, "the refusal", func(e event) bool { return e.Kind == "MsgFailed" && e.num("msgId") == id })
+		if m := plain.message(id); !strings.Contains(m.Error, "Encryption Needed: Invalid Unencrypted Mail") {
+			t.Errorf("the client shows %q", m.Error)
+		}
+	})
+
+	t.Run("a second device gets everything too", func(t *testing.T) {
+		dir := t.TempDir()
+		alice.call(nil, "set_config", alice.id, "bcc_self", "1")
+		alice.call(nil, "export_backup", alice.id, dir, "")
+		files, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		second := &person{core: c, address: alice.address}
+		c.call(&second.id, "add_account")
+		c.call(nil, "import_backup", second.id, files[0], "")
+		mark := second.mark()
+		c.call(nil, "start_io", alice.id)
+		c.call(nil, "start_io", second.id)
+		c.waitKind(mark, second.id, "ImapInboxIdle")
+		am, sm := alice.mark(), second.mark()
+		bob.say(ba, "for both devices")
+		alice.receive(am, "for both devices")
+		second.receive(sm, "for both devices")
+		bm, am := bob.mark(), alice.mark()
+		second.say(second.chatWith(bob), "from the second device")
+		bob.receive(bm, "from the second device")
+		alice.receive(am, "from the second device")
+		c.call(nil, "remove_account", second.id)
+		alice.call(nil, "set_config", alice.id, "bcc_self", "0")
+	})
+
+	for _, how := range []string{"stop", "crash"} {
+		t.Run("nothing is lost over a "+how, func(t *testing.T) {
+			bm := bob.mark()
+			alice.say(ab, "before the "+how)
+			bob.receive(bm, "before the "+how)
+			if how == "stop" {
+				srv.Stop()
+			} else {
+				srv.Kill()
+			}
+			bm = bob.mark()
+			alice.say(ab, "during the "+how)
+			srv.Start()
+			c.call(nil, "maybe_network")
+			alice.say(ab, "after the "+how)
+			bob.receive(bm, "during the "+how)
+			bob.receive(bm, "after the "+how)
+		})
+	}
+
+	t.Run("a single device leaves an empty mailbox", func(t *testing.T) {
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			ic, err := imapclient.DialTLS(fmt.Sprintf("127.0.0.1:%d", srv.IMAPTLS), &imapclient.Options{TLSConfig: &tls.Config{InsecureSkipVerify: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := ic.Login(bob.address, password).Wait(); err != nil {
+				t.Fatal(err)
+			}
+			sel, err := ic.Select("INBOX", nil).Wait()
+			_ = ic.Logout().Wait()
+			ic.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sel.NumMessages == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d messages are left", sel.NumMessages)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+}
+
+// TestAccountsFromTheInvitePage is dcaccount: as far as loopback allows: the
+// client wants a publicly valid certificate for the link itself, so the request
+// that it would make is made here, and the client logs in with the answer.
+func TestAccountsFromTheInvitePage(t *testing.T) {
+	srv := testserver.New(t, "")
+	c := startCore(t)
+	var id int
+	c.call(&id, "add_account")
+	var kind struct{ Kind, Domain string }
+	c.call(&kind, "check_qr", id, "dcaccount:example.org")
+	if kind.Kind != "account" || kind.Domain != "example.org" {
+		t.Errorf("dcaccount: link is taken for %+v", kind)
+	}
+	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/new", srv.HTTP), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var a struct {
+		Email, Password string
+		Link            string `json:"dclogin_url"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp.Status, err)
+	}
+	p := c.join(a.Link, "Visitor")
+	if p.address != a.Email {
+		t.Errorf("logged in as %q, made %q", p.address, a.Email)
+	}
+	srv.Command("registration", "close")
+	resp, err = http.Post(fmt.Sprintf("http://127.0.0.1:%d/new", srv.HTTP), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var refused struct{ Reason string }
+	if err := json.NewDecoder(resp.Body).Decode(&refused); err != nil || resp.StatusCode != 403 || refused.Reason == "" {
+		t.Errorf("closed registration: %s %q %v", resp.Status, refused.Reason, err)
+	}
+	c.call(&id, "add_account")
+	if err := c.try(nil, "add_transport_from_qr", id, srv.Link("latecomer", "[127.0.0.1]", password)); err == nil {
+		t.Error("an account was made by logging in although registration is closed")
+	}
+}
+
+// TestABannedAccountIsCutOff bans an account whose client idles.
+func TestABannedAccountIsCutOff(t *testing.T) {
+	srv := testserver.New(t, "")
+	c := startCore(t)
+	p := c.join(srv.Link("banmebanme", "[127.0.0.1]", password), "Ban me")
+	mark := p.mark()
+	srv.Command("accounts", "ban", p.address, "spam", "-y")
+	c.wait(mark, p.id, "the lost connection", func(event) bool {
+		var n int
+		return c.try(&n, "get_connectivity", p.id) == nil && n < 4000
+	})
+}

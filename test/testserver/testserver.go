@@ -1,0 +1,206 @@
+// Package testserver starts the real binary for tests: free ports, a
+// configuration, start, stop, kill and restart on the same state directory.
+package testserver
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Ports are where a server listens, on 127.0.0.1.
+type Ports struct{ SMTP, Submission, SubmissionTLS, IMAP, IMAPTLS, HTTP, HTTPS int }
+
+// Server is one real process at a time over one state directory.
+type Server struct {
+	Ports
+	Dir    string // state directory
+	binary string
+	config string
+	t      testing.TB
+
+	mu  sync.Mutex // guards the fields below
+	cmd *exec.Cmd
+	out bytes.Buffer
+}
+
+// Binary returns the program under test: MADMAIL_BINARY, or one built for this run.
+func Binary(t testing.TB) string {
+	t.Helper()
+	if b := os.Getenv("MADMAIL_BINARY"); b != "" {
+		return b
+	}
+	b := filepath.Join(t.TempDir(), "madmail")
+	cmd := exec.Command("go", "build", "-o", b, "madmail/cmd/madmail")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return b
+}
+
+// New prepares a server and starts it. extra is appended to its configuration.
+func New(t testing.TB, extra string) *Server {
+	t.Helper()
+	s := &Server{Dir: t.TempDir(), binary: Binary(t), t: t}
+	for _, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
+		*p = freePort(t)
+	}
+	s.config = filepath.Join(s.Dir, "chatmail.toml")
+	text := fmt.Sprintf(`primary_domain = "127.0.0.1"
+hostname = "127.0.0.1"
+public_ip = "127.0.0.1"
+smtp_listen = "127.0.0.1:%d"
+submission_listen = "127.0.0.1:%d"
+submission_tls_listen = "127.0.0.1:%d"
+imap_listen = "127.0.0.1:%d"
+imap_tls_listen = "127.0.0.1:%d"
+http_listen = "127.0.0.1:%d"
+http_tls_listen = "127.0.0.1:%d"
+tls_mode = "self_signed"
+log = "stderr"
+`, s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Stop()
+		if t.Failed() {
+			t.Logf("output of the server:\n%s", s.Output())
+		}
+	})
+	return s
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Start starts the process, waits until it greets, and checks that what runs is
+// the binary under test (REQ-42).
+func (s *Server) Start() {
+	s.t.Helper()
+	cmd := exec.Command(s.binary, "--config", s.config, "--state-dir", s.Dir, "run")
+	cmd.Stdout, cmd.Stderr = s, s
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.cmd = cmd
+	s.mu.Unlock()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.IMAP), time.Second)
+		if err == nil {
+			var b [4]byte
+			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_, err = io.ReadFull(conn, b[:])
+			conn.Close()
+			if err == nil && string(b[:]) == "* OK" {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the server does not greet: %v\n%s", err, s.Output())
+		}
+		if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
+			s.t.Fatalf("the server ended: %v\n%s", err, s.Output())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if want, got := hash(s.t, s.binary), hash(s.t, fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)); want != got {
+		s.t.Fatalf("another binary runs: %s, want %s", got, want)
+	}
+}
+
+func hash(t testing.TB, path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Write collects the process's output.
+func (s *Server) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.Write(p)
+}
+
+// Output returns what the process printed so far.
+func (s *Server) Output() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.String()
+}
+
+func (s *Server) end(sig os.Signal) {
+	s.mu.Lock()
+	cmd := s.cmd
+	s.cmd = nil
+	s.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Signal(sig)
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }() // ends with the process
+	select {
+	case err := <-done:
+		if sig == syscall.SIGTERM && err != nil {
+			s.t.Errorf("the server ended with %v", err)
+		}
+	case <-time.After(15 * time.Second):
+		_ = cmd.Process.Kill()
+		<-done
+		s.t.Error("the server did not stop within 15 s")
+	}
+}
+
+// Stop ends the process as a service manager does.
+func (s *Server) Stop() { s.end(syscall.SIGTERM) }
+
+// Kill ends it as a crash does.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+// PID returns the running process's id.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cmd.Process.Pid
+}
+
+// Command runs a command of the binary against this server and returns its output.
+func (s *Server) Command(args ...string) string {
+	s.t.Helper()
+	out, err := exec.Command(s.binary, append([]string{"--config", s.config, "--state-dir", s.Dir}, args...)...).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("madmail %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Link returns a login link for an address of this server, which the first
+// login makes.
+func (s *Server) Link(local, domain, password string) string {
+	return fmt.Sprintf("dclogin:%s@%s?p=%s&v=1&ih=127.0.0.1&ip=%d&is=ssl&sh=127.0.0.1&sp=%d&ss=ssl&ic=3", local, domain, password, s.IMAPTLS, s.SubmissionTLS)
+}
