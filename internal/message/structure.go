@@ -25,7 +25,8 @@ const (
 //
 // Offsets count octets from the beginning of the stored message. A part's body
 // reaches up to the line end before the next delimiter, which belongs to the
-// delimiter (RFC 2046 section 5.1.1).
+// delimiter (RFC 2046 section 5.1.1). A blank line in that place ends the header
+// first, when the body is empty.
 type Part struct {
 	HeaderOffset, HeaderSize int64 // with the blank line
 	BodyOffset, BodySize     int64
@@ -59,7 +60,7 @@ type Part struct {
 // The only errors are those of r, of kind fault.Internal.
 func ParseStructure(r io.ReaderAt, size int64) (*Part, error) {
 	s := scanner{text: maxText, items: MaxAddresses}
-	in := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), readerBuffer)
+	in := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), int(min(readerBuffer, size)))
 	root := s.open(0, false)
 	for {
 		p, err := in.ReadSlice('\n')
@@ -294,6 +295,16 @@ func (s *scanner) close(end, feeds int64) {
 			t = s.top()
 		}
 		t.feeds = feeds
+	}
+	// A blank line that ends a header stays with it even where it is the line end
+	// before a delimiter; the parts around it reach as far.
+	last := p.Message
+	if n := len(p.Parts); n > 0 {
+		last = p.Parts[n-1]
+	}
+	if last != nil && last.BodyOffset+last.BodySize > end {
+		end = last.BodyOffset + last.BodySize
+		feeds++
 	}
 	p.BodySize = max(end-p.BodyOffset, 0)
 	p.Lines = max(feeds-t.feeds, 0)
