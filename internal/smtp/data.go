@@ -107,7 +107,6 @@ func (d *DataReader) next() {
 			return
 		}
 		line = line[1:]
-		n--
 	}
 	d.check(line, last)
 	d.midLine = !last

@@ -24,8 +24,8 @@ import (
 // person is one profile.
 type person struct {
 	*core
-	id             int
-	local, address string
+	id      int
+	address string
 }
 
 const password = "correct-horse-battery-staple-22"

@@ -27,12 +27,11 @@ type placed struct {
 
 // record is the decoded form of all kinds; which fields count depends on kind.
 type record struct {
-	kind     byte
-	boxes    []recBox
-	body     []byte // recDeliver: inline
-	spool    string // recDeliver: name of the spooled body
-	from     recBox // recLink: where the messages are linked from
-	deliverd bool
+	kind  byte
+	boxes []recBox
+	body  []byte // recDeliver: inline
+	spool string // recDeliver: name of the spooled body
+	from  recBox // recLink: where the messages are linked from
 }
 
 type recBox struct {

@@ -32,11 +32,10 @@ const maxIndexLine = 4096
 // entry is a line of the index.
 type entry struct {
 	mailbox.Message
-	base    string
-	next    mailbox.UID
-	gone    bool
-	ours    bool // has our fields; otherwise flags come from the file name
-	located bool
+	base string
+	next mailbox.UID
+	gone bool
+	ours bool // has our fields; otherwise flags come from the file name
 }
 
 // header is the first line.
