@@ -1,0 +1,163 @@
+// Command bench measures a mail server on loopback (T1). Without -smtp and -imap
+// it starts the binary named by MADMAIL_BINARY, held to one CPU where the system
+// has taskset, and keeps itself to the others.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"madmail/test/load"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	var t load.Target
+	flag.StringVar(&t.SMTP, "smtp", "", "submission over TLS, host:port on loopback; default: start our own server")
+	flag.StringVar(&t.IMAP, "imap", "", "IMAP over TLS, host:port on loopback")
+	flag.StringVar(&t.Domain, "domain", "[127.0.0.1]", "domain of the accounts")
+	flag.StringVar(&t.Password, "password", "a-password-of-the-benchmark-0123456789", "password of all accounts")
+	flag.IntVar(&t.PID, "pid", 0, "process of the server, for CPU and memory")
+	seconds := flag.Int("seconds", 5, "how long each scenario runs, at most 60")
+	idle := flag.Int("idle", 5000, "idle connections, at most 10000")
+	asJSON := flag.Bool("json", false, "print JSON")
+	flag.Parse()
+	if *seconds < 1 || *seconds > 60 || *idle < 1 || *idle > 10000 {
+		return fmt.Errorf("-seconds is 1 to 60, -idle 1 to 10000")
+	}
+	if t.SMTP == "" {
+		stop, err := start(&t)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	if err := t.Check(); err != nil {
+		return err
+	}
+	d := time.Duration(*seconds) * time.Second
+	members := func(n, to int) func() ([]load.Figure, error) {
+		return func() ([]load.Figure, error) { return t.Submit(n, to, 1500, d) }
+	}
+	var all []load.Figure
+	for _, s := range []struct {
+		name string
+		run  func() ([]load.Figure, error)
+	}{
+		{"register", func() ([]load.Figure, error) { return t.Register("fresh", 8, 20000, d) }},
+		{"1 pair", func() ([]load.Figure, error) { return t.Pairs(1, 1500, d) }},
+		{"8 pairs", func() ([]load.Figure, error) { return t.Pairs(8, 1500, d) }},
+		{"64 pairs", func() ([]load.Figure, error) { return t.Pairs(64, 1500, d) }},
+		{"warm logins", func() ([]load.Figure, error) { return t.Warm(8, d) }},
+		{"members", func() ([]load.Figure, error) { return nil, t.Ensure("member%06d", 64) }},
+		{"submit 1", members(1, 1)}, {"submit 8", members(8, 1)}, {"submit 64", members(64, 1)},
+		{"fan-out", members(1, 50)},
+		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
+	} {
+		fmt.Fprintf(os.Stderr, "%s ...\n", s.name)
+		f, err := s.run()
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		all = append(all, f...)
+	}
+	if *asJSON {
+		return json.NewEncoder(os.Stdout).Encode(all)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	last := ""
+	for _, f := range all {
+		if f.Scenario != last {
+			fmt.Fprintf(w, "%s\t\t\n", f.Scenario)
+			last = f.Scenario
+		}
+		fmt.Fprintf(w, "  %s\t%.3g\t%s\n", f.Name, f.Value, f.Unit)
+	}
+	return w.Flush()
+}
+
+// start runs the binary on ports of its own.
+func start(t *load.Target) (stop func(), err error) {
+	bin := os.Getenv("MADMAIL_BINARY")
+	if bin == "" {
+		return nil, fmt.Errorf("set MADMAIL_BINARY, or name a server with -smtp and -imap")
+	}
+	dir, err := os.MkdirTemp("", "madmail-bench-")
+	if err != nil {
+		return nil, err
+	}
+	port := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "127.0.0.1:0"
+		}
+		defer l.Close()
+		return l.Addr().String()
+	}
+	t.SMTP, t.IMAP = port(), port()
+	conf := filepath.Join(dir, "chatmail.toml")
+	text := fmt.Sprintf("primary_domain = \"127.0.0.1\"\npublic_ip = \"127.0.0.1\"\nsmtp_listen = %q\nsubmission_tls_listen = %q\nimap_tls_listen = %q\nhttp_listen = %q\n", port(), t.SMTP, t.IMAP, port())
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	args := []string{bin, "--config", conf, "--state-dir", dir, "run"}
+	held := false
+	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
+		args = append([]string{"taskset", "-c", "0"}, args...)
+		held = true
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "GOMEMLIMIT=900MiB")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	t.PID = cmd.Process.Pid
+	if held {
+		pin := exec.Command("taskset", "-a", "-p", "-c", fmt.Sprintf("1-%d", runtime.NumCPU()-1), fmt.Sprint(os.Getpid()))
+		if err := pin.Run(); err != nil {
+			held = false
+		}
+	}
+	fmt.Fprintf(os.Stderr, "server held to one CPU: %v; memory limit of the Go runtime: 900 MiB\n", held)
+	t.Counter = func() map[string]int64 {
+		out, err := exec.Command(bin, "--config", conf, "--state-dir", dir, "--json", "status").Output()
+		var st struct {
+			Data struct{ Counters map[string]int64 }
+		}
+		if err != nil || json.Unmarshal(out, &st) != nil {
+			return nil
+		}
+		return st.Data.Counters
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if conn, err := net.Dial("tcp", t.IMAP); err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("the server does not start")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		_ = os.RemoveAll(dir)
+	}, nil
+}
