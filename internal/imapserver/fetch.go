@@ -1,7 +1,6 @@
 package imapserver
 
 import (
-	"errors"
 	"io"
 	"strings"
 
@@ -51,10 +50,7 @@ func (c *session) fetch(cmd *command) response {
 			f.message(i, m)
 		}
 	})
-	switch {
-	case errors.Is(f.err, errNoStructure):
-		return no("CANNOT", "Parts of messages are not served")
-	case f.err != nil:
+	if f.err != nil {
 		// A refusal would make clients skip the message for good; a lost
 		// connection makes them ask again.
 		c.srv.opt.Logger.Warn("fetch failed", "err", f.err)
@@ -81,8 +77,6 @@ func withItem(items []imap.FetchItem, name string) []imap.FetchItem {
 	return append([]imap.FetchItem{{Name: name}}, items...)
 }
 
-var errNoStructure = errors.New("imapserver: no message structure")
-
 // fetcher writes the responses of one FETCH.
 type fetcher struct {
 	*session
@@ -94,6 +88,7 @@ type fetcher struct {
 	uid     mailbox.UID
 	content mailbox.Content
 	head    []byte // its header block
+	tree    *message.Part
 }
 
 func (f *fetcher) message(i int, m mailbox.Message) {
@@ -148,7 +143,7 @@ func (f *fetcher) done() {
 	if f.content != nil {
 		f.content.Close()
 	}
-	f.content, f.head = nil, nil
+	f.content, f.head, f.tree = nil, nil, nil
 }
 
 func (f *fetcher) item(it *imap.FetchItem, m mailbox.Message) error {

@@ -565,6 +565,20 @@ func TestForeignClient(t *testing.T) {
 	if got := string(msgs[1].BodySection[0].Bytes); got != text || msgs[1].RFC822Size != int64(len(text)) || len(msgs[1].Flags) != 2 {
 		t.Errorf("%d octets, %v", len(got), msgs[1].Flags)
 	}
+	mp := "From: Bob <bob@x.org>\r\nSubject: parts\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\none\r\n--b\r\nContent-Type: application/x; name=y\r\nContent-Disposition: attachment; filename=y\r\n\r\ntwo\r\n--b--\r\n"
+	uid := d.deliver(t, alice, mp)
+	parts, err := c.Fetch(goimap.UIDSetNum(goimap.UID(uid)), &goimap.FetchOptions{Envelope: true, BodyStructure: &goimap.FetchItemBodyStructure{Extended: true},
+		BodySection: []*goimap.FetchItemBodySection{{Part: []int{2}, Peek: true}, {Part: []int{1}, Specifier: goimap.PartSpecifierMIME, Peek: true}}}).Collect()
+	if err != nil || len(parts) != 1 {
+		t.Fatal(parts, err)
+	}
+	bs, isMulti := parts[0].BodyStructure.(*goimap.BodyStructureMultiPart)
+	if !isMulti || len(bs.Children) != 2 || parts[0].Envelope.Subject != "parts" || parts[0].Envelope.From[0].Mailbox != "bob" {
+		t.Errorf("%+v, %+v", parts[0].BodyStructure, parts[0].Envelope)
+	}
+	if a, b := string(parts[0].BodySection[0].Bytes), string(parts[0].BodySection[1].Bytes); a != "two" || b != "Content-Type: text/plain\r\n\r\n" {
+		t.Errorf("parts %q, %q", a, b)
+	}
 	found, err := c.UIDSearch(&goimap.SearchCriteria{Header: []goimap.SearchCriteriaHeaderField{{Key: "Subject", Value: "TWO"}}}, nil).Wait()
 	if err != nil || len(found.AllUIDs()) != 1 {
 		t.Fatal(found, err)
