@@ -16,8 +16,8 @@ import (
 // floors only. The names are those below internal/.
 var floors = [][]string{
 	0: {"address", "units", "fault", "safefile", "task", "logging", "metrics", "version"},
-	1: {"smtp", "imap", "message", "openpgp", "dkim", "blockconf"},
-	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken"},
+	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf"},
+	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
