@@ -1,6 +1,6 @@
 // Package certs owns keys and certificates: it reads and makes the files and
-// hands out a tls.Config that never goes stale. It is the one package that
-// reads private keys.
+// hands out a tls.Config that never goes stale, and DKIM signatures without the
+// keys. It is the one package that reads private keys.
 package certs
 
 import (

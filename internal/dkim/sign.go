@@ -41,20 +41,32 @@ type Signer struct {
 // NewSigner checks its parts: a domain name (IP literals have nowhere to publish a
 // key), a selector of one or more labels, a key. Errors are fault.Invalid.
 func NewSigner(domain, selector string, key *Key) (*Signer, error) {
-	d, err := address.ParseDomain(domain)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, err, "dkim: signing domain")
-	}
-	if _, literal := d.IP(); literal {
-		return nil, fault.New(fault.Invalid, "an IP address cannot sign with DKIM: it has no DNS zone")
-	}
-	if !dnsName(selector) || len(Name(selector, string(d))) > 253 {
-		return nil, fault.Newf(fault.Invalid, "%q is not a DKIM selector", selector)
+	if err := CheckNames(domain, selector); err != nil {
+		return nil, err
 	}
 	if key == nil {
 		return nil, fault.New(fault.Invalid, "dkim: no key")
 	}
-	return &Signer{domain: string(d), selector: selector, key: key}, nil
+	return &Signer{domain: strings.ToLower(domain), selector: selector, key: key}, nil
+}
+
+// CheckNames reports, as NewSigner does, whether a key can be published for a domain
+// under a selector. Such names hold no slash. Errors are fault.Invalid.
+func CheckNames(domain, selector string) error {
+	d, err := address.ParseDomain(domain)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "dkim: signing domain")
+	}
+	if _, literal := d.IP(); literal {
+		return fault.New(fault.Invalid, "an IP address cannot sign with DKIM: it has no DNS zone")
+	}
+	if !dnsName(domain) {
+		return fault.Newf(fault.Invalid, "%q is not a domain name in ASCII", domain)
+	}
+	if !dnsName(selector) || len(Name(selector, domain)) > 253 {
+		return fault.Newf(fault.Invalid, "%q is not a DKIM selector", selector)
+	}
+	return nil
 }
 
 // Domain returns the signing domain, d=.

@@ -266,8 +266,7 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) (Answer[string], 
 }
 
 // LookupTXTSince is LookupTXT with an answer that was fetched at since or later. It is
-// for keys that may have been replaced; callers leave some seconds between now and
-// since, so that bad messages cannot make the resolver ask for each of them.
+// for keys that may have been replaced.
 func (r *Resolver) LookupTXTSince(ctx context.Context, name string, since time.Time) (Answer[string], error) {
 	o, err := r.lookup(ctx, name, dns.TypeTXT, since)
 	a := Answer[string]{Authentic: o.authentic}
@@ -282,6 +281,22 @@ func (r *Resolver) LookupTXTSince(ctx context.Context, name string, since time.T
 		}
 	}
 	return a, err
+}
+
+// freshness is how old an answer of FreshTXT may be: bad messages must not make the
+// resolver ask for each of them.
+const freshness = time.Minute
+
+// TXT is LookupTXT as packages that know no Answer take it.
+func (r *Resolver) TXT(ctx context.Context, name string) ([]string, error) {
+	a, err := r.LookupTXT(ctx, name)
+	return a.Records, err
+}
+
+// FreshTXT is TXT with an answer of the last minute.
+func (r *Resolver) FreshTXT(ctx context.Context, name string) ([]string, error) {
+	a, err := r.LookupTXTSince(ctx, name, r.opt.Now().Add(-freshness))
+	return a.Records, err
 }
 
 // LookupTLSA returns the TLSA records of a TCP port of a host (RFC 6698 section 3).

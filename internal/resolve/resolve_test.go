@@ -321,8 +321,16 @@ func TestFreshAnswers(t *testing.T) {
 	if got := since(time.Minute); got != "new" {
 		t.Error("not fresh:", got)
 	}
-	if a, err := r.LookupTXT(t.Context(), "s._domainkey.example.org"); err != nil || a.Records[0] != "new" {
+	if a, err := r.TXT(t.Context(), "s._domainkey.example.org"); err != nil || a[0] != "new" {
 		t.Error("the fresh answer was not kept:", a, err)
+	}
+	s.Set(`s._domainkey.example.org TXT "newer"`)
+	if a, err := r.FreshTXT(t.Context(), "s._domainkey.example.org"); err != nil || a[0] != "new" {
+		t.Error("not of the last minute:", a, err)
+	}
+	c.add(freshness + time.Second)
+	if a, err := r.FreshTXT(t.Context(), "s._domainkey.example.org"); err != nil || a[0] != "newer" {
+		t.Error(a, err)
 	}
 }
 
