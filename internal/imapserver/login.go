@@ -24,7 +24,7 @@ func (c *session) capabilities() {
 		}
 		return
 	}
-	c.put("IMAP4rev1 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE STATUS=SIZE WITHIN")
+	c.put("IMAP4rev1 IMAP4rev2 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE QRESYNC UTF8=ACCEPT STATUS=SIZE WITHIN")
 	if c.srv.opt.Metadata != nil {
 		c.put(" METADATA")
 	}
@@ -207,6 +207,15 @@ func (c *session) enable(cmd *command) response {
 		case "CONDSTORE":
 			c.condstore = true
 			on = append(on, "CONDSTORE")
+		case "QRESYNC":
+			c.condstore, c.qresync = true, true
+			on = append(on, "QRESYNC")
+		case "IMAP4REV2":
+			c.rev2, c.utf8 = true, true
+			on = append(on, "IMAP4rev2")
+		case "UTF8=ACCEPT":
+			c.utf8 = true
+			on = append(on, "UTF8=ACCEPT")
 		}
 		if p.Err() != nil {
 			break

@@ -64,6 +64,9 @@ type session struct {
 	known     *mailbox.View // what the client was told, in the order of its sequence numbers
 	sub       *event.Subscription
 	condstore bool // RFC 7162: mod-sequences go with flags
+	qresync   bool // RFC 7162: VANISHED instead of EXPUNGE
+	rev2      bool // RFC 9051
+	utf8      bool // RFC 6855
 }
 
 // command is one command on its way.
@@ -403,7 +406,7 @@ func (c *session) read() (*command, error) {
 			break
 		}
 		text += "\r\n"
-		if isAppend(text, literals) {
+		if c.isAppend(text, literals) {
 			break
 		}
 		if total += int(min(size, maxLiteral+1)); total > maxLiteral {
@@ -441,7 +444,7 @@ func (c *session) read() (*command, error) {
 			return nil, errLineTooLong
 		}
 	}
-	return parseCommand(text, literals), nil
+	return c.parseCommand(text, literals), nil
 }
 
 // trailingLiteral finds "{n}" or "{n+}" at the end of a line (RFC 3501 section
@@ -467,8 +470,9 @@ func trailingLiteral(text string) (size int64, sync, found bool) {
 }
 
 // parseCommand takes tag and name off. A command without a tag gets "*".
-func parseCommand(text string, literals [][]byte) *command {
+func (c *session) parseCommand(text string, literals [][]byte) *command {
 	p := imap.NewParser(text, literals)
+	p.UTF8 = c.utf8
 	cmd := &command{tag: p.Tag(), p: p}
 	if p.Err() != nil {
 		cmd.tag = "*"
