@@ -160,11 +160,14 @@ func (a *App) register(ctx context.Context, token, host string) (website.Account
 // facts are what the site tells its visitors.
 func (a *App) facts() website.Facts {
 	s := a.settings.Current()
-	limit, stored := a.accounts.DefaultLimit()
-	_ = stored
+	limit, _ := a.accounts.DefaultLimit()
+	language := ""
+	if s.Source(settings.Language) != settings.FromDefault {
+		language = s.Enum(settings.Language) // else the visitor's browser decides
+	}
 	return website.Facts{
 		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
-		Language: s.Enum(settings.Language), Quota: limit, MaxMessage: a.maxSize(0),
+		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
 		SelfSigned: a.certs.IsSelfSigned(),
 	}
