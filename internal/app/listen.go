@@ -143,7 +143,7 @@ func (a *App) prepare(want []config.Listener) (*rebinding, error) {
 	for _, w := range open {
 		l, err := net.Listen("tcp", w.Addr)
 		if err != nil {
-			errs = append(errs, a.bindError(w, err))
+			errs = append(errs, bindError(w, append(slices.Clone(r.keep), r.open...), err))
 			continue
 		}
 		r.open = append(r.open, Bound{w, l})
@@ -239,14 +239,15 @@ func portOf(addr string) string {
 
 // bindError says why a socket cannot be opened. A port that is taken may be
 // free in a moment, anything else has to be changed first: exit codes differ.
-func (a *App) bindError(w config.Listener, err error) error {
+// ours are the other sockets of this server.
+func bindError(w config.Listener, ours []Bound, err error) error {
 	port := portOf(w.Addr)
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return fault.WithHint(fault.Wrap(fault.Invalid, err, w.Name),
 			fmt.Sprintf("port %s needs a privilege: run make dev-bind-cap, or set %s_listen to a port above 1023", port, w.Name))
 	case errors.Is(err, syscall.EADDRINUSE):
-		for _, b := range a.Listeners() {
+		for _, b := range ours {
 			if portOf(b.Addr) == port {
 				return fault.WithHint(fault.Wrap(fault.Invalid, err, w.Name), fmt.Sprintf("%s of this server has port %s already", b.Name, port))
 			}
