@@ -206,13 +206,13 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 }
 
 // openState takes the state directory for this process.
-func (a *App) openState(context.Context) error {
+func (a *App) openState(ctx context.Context) error {
 	for _, d := range []string{a.StateDir, a.RuntimeDir} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return fault.WithHint(fault.Wrap(fault.Invalid, err, "state directory"), "name another one with --state-dir")
 		}
 	}
-	release, err := lock(a.StateDir)
+	release, err := a.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -225,6 +225,24 @@ func (a *App) openState(context.Context) error {
 		a.onStop(func(context.Context) error { return os.Remove(pid) })
 	}
 	return nil
+}
+
+// lock takes the state directory. A server waits a moment for a command that
+// works on the state by itself, and not for another server.
+func (a *App) lock(ctx context.Context) (release func() error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		release, err = lock(a.StateDir)
+		if a.opt.Offline || !errors.Is(err, ErrLocked) || control.Answers(ctx, a.RuntimeDir) {
+			return release, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return release, err
+		}
+	}
 }
 
 // openNouns opens the database and what is kept in it.

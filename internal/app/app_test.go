@@ -28,6 +28,7 @@ import (
 	"madmail/internal/config"
 	"madmail/internal/fault"
 	"madmail/test/load"
+	"madmail/test/testport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -56,19 +57,10 @@ type house struct {
 	t      testing.TB
 	dir    string
 	ports  map[string]int // by listener
+	spare  int            // one more port
 	lines  map[string]string
 	env    map[string]string
 	stderr output
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func newHouse(t testing.TB) *house {
@@ -76,8 +68,10 @@ func newHouse(t testing.TB) *house {
 	h := &house{t: t, dir: t.TempDir(), ports: make(map[string]int), env: make(map[string]string), lines: map[string]string{
 		"primary_domain": `"127.0.0.1"`, "hostname": `"first.example.org"`, "public_ip": `"127.0.0.1"`, "tls_mode": `"self_signed"`,
 	}}
-	for _, name := range []string{"smtp", "submission", "submission_tls", "imap", "imap_tls", "http", "http_tls"} {
-		h.ports[name] = freePort(t)
+	free := testport.Ports(t, 8)
+	h.spare = free[7]
+	for i, name := range []string{"smtp", "submission", "submission_tls", "imap", "imap_tls", "http", "http_tls"} {
+		h.ports[name] = free[i]
 		h.listen(name, "127.0.0.1", h.ports[name])
 	}
 	h.write()
@@ -298,7 +292,7 @@ func TestAReloadTakesTheNewFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	oldIMAP := h.ports["imap"]
-	h.ports["imap"] = freePort(t)
+	h.ports["imap"] = h.spare
 	h.listen("imap", "127.0.0.1", h.ports["imap"])
 	delete(h.lines, "submission_listen")
 	h.lines["hostname"], h.lines["default_quota"], h.lines["auth_auto_create"] = `"second.example.org"`, `"5M"`, "false"
@@ -443,12 +437,12 @@ func TestAStoredPortMovesItsListener(t *testing.T) {
 	h.start()
 	session := h.login("mover-one")
 	old := h.ports["imap_tls"]
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	port := h.spare
+	taken, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	port := taken.Addr().(*net.TCPAddr).Port
 	if _, err := h.op("settings.set", fmt.Sprintf(`{"name":"imap_tls_port","value":"%d"}`, port)); !fault.Is(err, fault.Busy) {
 		t.Errorf("a taken port: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,13 +29,22 @@ import (
 func (a *App) openDesk(context.Context) error {
 	a.Ops = ops.NewTable(&ops.Desk{
 		Accounts: a.accounts, Domains: a.domains, Usage: a.usage, Settings: a.settings, Change: a.change,
-		Mail: func(x address.Addr) string { return a.store.AccountDir(x) }, Where: ops.Where{StateDir: a.StateDir, Database: a.db.Path()},
+		Mail:       func(x address.Addr) string { return absolute(a.store.AccountDir(x)) },
+		Where:      ops.Where{StateDir: absolute(a.StateDir), Database: a.db.Path()},
 		Measured:   a.measured,
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
 	})
 	return nil
+}
+
+// absolute is a path for somebody who stands in another directory.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 func (a *App) status(context.Context) ops.Status {

@@ -14,8 +14,8 @@ import (
 
 func (s *shell) accounts() *cobra.Command {
 	return s.group("accounts", "Manage accounts", "  madmail accounts list\n  madmail accounts create alice\n  madmail accounts ban bob spam",
-		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("create-random"), s.setPassword(),
-		s.delete("delete", false), s.accountsBan(), s.accountsUnban(), s.banList())
+		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("accounts create-random"), s.setPassword(),
+		s.delete("delete", false), s.accountsBan(), s.accountsUnban(), s.banList("madmail accounts"))
 }
 
 func (s *shell) accountsStatus() *cobra.Command {
@@ -126,9 +126,10 @@ func (s *shell) accountsCreate() *cobra.Command {
 
 func (s *shell) createUser() *cobra.Command { return s.createRandom("create-user") }
 
-func (s *shell) createRandom(use string) *cobra.Command {
+func (s *shell) createRandom(path string) *cobra.Command {
 	var only bool
-	c := &cobra.Command{Use: use, Short: "Make an account with a random name and password", Args: cobra.NoArgs, Example: "  madmail " + use,
+	use := path[strings.LastIndexByte(path, ' ')+1:]
+	c := &cobra.Command{Use: use, Short: "Make an account with a random name and password", Args: cobra.NoArgs, Example: "  madmail " + path,
 		RunE: func(*cobra.Command, []string) error {
 			var r ops.Created
 			if err := s.call("accounts.create-random", nil, &r); err != nil {
@@ -227,7 +228,7 @@ func (s *shell) aborted(command string) error {
 }
 
 func (s *shell) blocklist() *cobra.Command {
-	list := s.banList()
+	list := s.banList("")
 	list.Use, list.Example = "list", "  madmail blocklist list"
 	remove := s.accountsUnban()
 	remove.Use, remove.Example = "remove USER", "  madmail blocklist remove bob -y"
@@ -263,8 +264,8 @@ func (s *shell) accountsUnban() *cobra.Command {
 	return c
 }
 
-func (s *shell) banList() *cobra.Command {
-	return &cobra.Command{Use: "ban-list", Short: "List the blocked names", Args: cobra.NoArgs, Example: "  madmail accounts ban-list",
+func (s *shell) banList(under string) *cobra.Command {
+	return &cobra.Command{Use: "ban-list", Short: "List the blocked names", Args: cobra.NoArgs, Example: "  " + under + " ban-list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var r struct {
 				Entries []ops.Blocked `json:"entries"`

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -63,6 +64,8 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 	}
 	var u usageError
 	wrong := !s.ran || errors.As(e, &u)
+	// Where the mistake comes first the flags behind it were not read.
+	s.json = s.json || !s.ran && slices.Contains(args, "--json")
 	s.complain(e, c, wrong)
 	if wrong || fault.Is(e, fault.Invalid) {
 		return misuse
@@ -129,7 +132,7 @@ func (s *shell) root() *cobra.Command {
 		},
 	})
 	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.tokens(),
-		s.settings(), s.certificate(), s.banList(), s.blocklist(), s.delete("delete", true))
+		s.settings(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	return root
 }
 

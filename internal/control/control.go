@@ -156,6 +156,17 @@ func (s *Server) Stop(ctx context.Context) error {
 // ErrNoServer says that nobody answers on the socket.
 var ErrNoServer = errors.New("control: no server is running")
 
+// Answers reports whether somebody listens on the socket in dir.
+func Answers(ctx context.Context, dir string) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, SocketName))
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
 // Call asks the server whose socket is in dir. Errors: ErrNoServer when there
 // is no socket or nobody behind it, fault.Refused when this user may not open
 // it, fault.Invalid for a request of more than 1 MiB, fault.Busy when the

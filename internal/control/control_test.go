@@ -111,10 +111,13 @@ func TestAStaleSocketIsReplaced(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false) // as after a crash
 	l.Close()
-	if _, err := Call(t.Context(), dir, "status", nil); !errors.Is(err, ErrNoServer) {
+	if _, err := Call(t.Context(), dir, "status", nil); !errors.Is(err, ErrNoServer) || Answers(t.Context(), dir) {
 		t.Errorf("nobody behind the socket: %v", err)
 	}
 	s := start(t, dir, echo, nil)
+	if !Answers(t.Context(), dir) {
+		t.Error("nobody answers")
+	}
 	if _, err := Call(t.Context(), dir, "status", nil); err != nil {
 		t.Error(err)
 	}

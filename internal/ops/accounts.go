@@ -208,9 +208,13 @@ func (d *Desk) about(ctx context.Context, i account.Info) (AccountInfo, error) {
 	if limit != account.Unlimited {
 		a.MaxBytes = &limit
 	}
-	_, err = os.Stat(a.MaildirPath)
-	a.MaildirPresent = err == nil
+	a.MaildirPresent = messages > 0 || isThere(a.MaildirPath)
 	return a, nil
+}
+
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func moment(unix int64) *int64 {
@@ -324,10 +328,10 @@ func (d *Desk) remove(ctx context.Context, u User) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	if !d.Accounts.Exists(a) {
-		if _, err := os.Stat(d.Mail(a)); err != nil {
-			return User{}, missing(fault.New(fault.NotFound, ""), a)
-		}
+	if _, messages, _, err := d.Usage(ctx, a); err != nil {
+		return User{}, err
+	} else if !d.Accounts.Exists(a) && messages == 0 && !isThere(d.Mail(a)) {
+		return User{}, missing(fault.New(fault.NotFound, ""), a)
 	}
 	if u.NoBlock {
 		u.Reason = ""

@@ -64,12 +64,15 @@ func newHouse(t testing.TB) *house {
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
 		},
-		Measured:   func(context.Context) (int, int64, error) { return 2, 300, nil },
-		Mail:       mail,
-		Link:       func(a address.Addr, password string) string { return "dclogin:" + a.Wire() + "?p=" + password },
-		RemoveMail: func(_ context.Context, a address.Addr) error { return os.RemoveAll(mail(a)) },
-		Status:     func(context.Context) Status { return Status{Running: true, Services: []Service{}} },
-		Reload:     func(context.Context) (Reloaded, error) { return Reloaded{Reloaded: true}, h.fail },
+		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
+		Mail:     mail,
+		Link:     func(a address.Addr, password string) string { return "dclogin:" + a.Wire() + "?p=" + password },
+		RemoveMail: func(_ context.Context, a address.Addr) error {
+			delete(h.used, a.Local())
+			return os.RemoveAll(mail(a))
+		},
+		Status: func(context.Context) Status { return Status{Running: true, Services: []Service{}} },
+		Reload: func(context.Context) (Reloaded, error) { return Reloaded{Reloaded: true}, h.fail },
 		AdminToken: func(rotate bool) (AdminToken, error) {
 			return AdminToken{Token: map[bool]string{false: "old", true: "new"}[rotate]}, h.fail
 		},
