@@ -52,7 +52,8 @@ func Binary(t testing.TB) string {
 	return b
 }
 
-// New prepares a server and starts it. extra is appended to its configuration.
+// New prepares a server and starts it. extra, whole lines, is appended to its
+// configuration; unless it says otherwise the server logs to its output.
 func New(t testing.TB, extra string) *Server {
 	t.Helper()
 	s := &Server{Dir: t.TempDir(), binary: Binary(t), t: t}
@@ -72,8 +73,10 @@ imap_tls_listen = "127.0.0.1:%d"
 http_listen = "127.0.0.1:%d"
 http_tls_listen = "127.0.0.1:%d"
 tls_mode = "self_signed"
-log = "stderr"
 `, s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	if !strings.Contains("\n"+extra, "\nlog = ") {
+		text += "log = \"stderr\"\n"
+	}
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
