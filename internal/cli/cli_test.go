@@ -14,6 +14,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -318,4 +320,73 @@ func TestMisuseIsTwo(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Error("misuse made a state directory")
 	}
+}
+
+// TestTheDocumentsNameRealCommands: whatever the documents tell operators to
+// type is taken by this program.
+func TestTheDocumentsNameRealCommands(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quoted := regexp.MustCompile("`(?:sudo -u madmail )?(madmail [^`]*)`")
+	checked := 0
+	for _, file := range append(files, "../../README.md", "../../dist/chatmail.toml") {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block := false
+		for n, line := range strings.Split(string(data), "\n") {
+			if strings.HasPrefix(strings.TrimSpace(line), "```") {
+				block = !block
+			}
+			var texts []string
+			if block && strings.HasPrefix(line, "madmail ") {
+				line, _, _ = strings.Cut(line, "#")
+				texts = append(texts, line)
+			}
+			for _, m := range quoted.FindAllStringSubmatch(line, -1) {
+				texts = append(texts, m[1])
+			}
+			for _, text := range texts {
+				for _, words := range choices(strings.Fields(strings.ReplaceAll(text, `"`, ""))) {
+					checked++
+					root := (&shell{}).root()
+					root.InitDefaultCompletionCmd()
+					c, rest, err := root.Find(words[1:])
+					if err == nil {
+						err = c.ParseFlags(rest)
+					}
+					if err == nil {
+						err = c.ValidateArgs(c.Flags().Args())
+					}
+					if err == nil && len(c.Commands()) > 0 {
+						err = errors.New("it lacks a command")
+					}
+					if err != nil {
+						t.Errorf("%s:%d: %s: %v", filepath.Base(file), n+1, strings.Join(words, " "), err)
+					}
+				}
+			}
+		}
+	}
+	if checked < 30 {
+		t.Errorf("%d commands were found", checked)
+	}
+}
+
+// choices writes "registration open|close" out as two commands.
+func choices(words []string) (all [][]string) {
+	all = [][]string{nil}
+	for _, w := range words {
+		var next [][]string
+		for _, alternative := range strings.Split(w, "|") {
+			for _, begun := range all {
+				next = append(next, append(slices.Clone(begun), alternative))
+			}
+		}
+		all = next
+	}
+	return all
 }

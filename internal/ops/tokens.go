@@ -47,10 +47,11 @@ type TokenName struct {
 }
 
 func (d *Desk) token(t account.Token) Token {
+	now := d.Settings.Current()
 	r := Token{
 		Token: t.Token, MaxUses: t.MaxUses, Used: t.Used, Uses: t.Used, Pending: t.Pending, Available: t.Available(),
 		Status: t.Status(time.Now()), Comment: t.Comment, CreatedAt: t.CreatedAt.UTC().Format(time.RFC3339),
-		Required: d.Settings.Current().Bool(settings.TokenRequired),
+		Required: now.Bool(settings.TokenRequired) || !now.Bool(settings.RegistrationOpen),
 	}
 	if !t.ExpiresAt.IsZero() {
 		s := t.ExpiresAt.UTC().Format(time.RFC3339)
