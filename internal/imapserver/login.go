@@ -1,11 +1,8 @@
 package imapserver
 
 import (
-	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"strings"
-	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/imap"
@@ -101,23 +98,10 @@ func (c *session) starttls(cmd *command) response {
 	}
 	c.wire.discard()
 	c.answer(cmd.tag, ok("Begin TLS negotiation now"))
-	if c.flush() != nil || !c.handshakeNow() {
+	if c.flush() != nil || !c.handshake() {
 		return response{}
 	}
 	return response{sent: true}
-}
-
-func (c *session) handshakeNow() bool {
-	t := tls.Server(c.conn, c.srv.opt.TLS)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.srv.opt.Logger.Debug("TLS handshake failed", "err", err)
-		return false
-	}
-	c.setConn(t)
-	c.secure = true
-	return true
 }
 
 func (c *session) loginCommand(cmd *command) response {
