@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"madmail/internal/cli"
+	"madmail/internal/heap"
 )
 
 func main() {
@@ -16,5 +17,6 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 4 {
 		runtime.GOMAXPROCS(4)
 	}
+	heap.Pace() // docs/decisions/0015-garbage.md
 	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -36,7 +36,7 @@ func Ensure(dir string) (token string, created bool, err error) {
 		return token, false, err
 	}
 	token, err = Rotate(dir)
-	return token, true, err
+	return token, err == nil, err
 }
 
 // Rotate writes a new token; the old one stops working.
@@ -44,7 +44,10 @@ func Rotate(dir string) (string, error) {
 	var b [32]byte
 	_, _ = rand.Read(b[:])
 	token := hex.EncodeToString(b[:])
-	return token, safefile.Write(filepath.Join(dir, FileName), []byte(token+"\n"), 0o600)
+	if err := safefile.Write(filepath.Join(dir, FileName), []byte(token+"\n"), 0o600); err != nil {
+		return "", fault.WithHint(err, "the server's user must be able to write to the state directory")
+	}
+	return token, nil
 }
 
 // valid takes our own form and that of version 1: 43 to 128 characters of

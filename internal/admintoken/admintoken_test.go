@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"madmail/internal/fault"
 )
 
 // TestTheTokenFile is REQ-06.
@@ -40,5 +42,27 @@ func TestTheTokenFile(t *testing.T) {
 	after, err := Rotate(dir)
 	if err != nil || after == before {
 		t.Error("rotation kept the token", err)
+	}
+}
+
+// TestTroubleIsNotANewToken: what cannot be read is not replaced, and what
+// cannot be written is said.
+func TestTroubleIsNotANewToken(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Read(dir); !fault.Is(err, fault.NotFound) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("no file: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, FileName), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, created, err := Ensure(dir); err == nil || created || fault.Is(err, fault.NotFound) {
+		t.Errorf("a directory in its place: created %v, %v", created, err)
+	}
+	gone := filepath.Join(dir, "gone")
+	if token, err := Rotate(gone); err == nil || token != "" {
+		t.Errorf("no directory: %q, %v", token, err)
+	}
+	if token, _, err := Ensure(gone); err == nil || token != "" {
+		t.Errorf("no directory: %q, %v", token, err)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -50,6 +50,8 @@ type Options struct {
 	ConfigPath string
 	StateDir   string // flag; "" lets the configuration decide
 	Debug      bool
+	// Config is used instead of reading ConfigPath; only a reload reads it.
+	Config *config.Config
 	// Offline builds what operator actions need and opens no door.
 	Offline bool
 	Stderr  io.Writer
@@ -65,8 +67,8 @@ type App struct {
 	log        *slog.Logger
 	booted     time.Time
 
-	reload sync.Mutex // one reload at a time
-	conf   *config.Config
+	reload sync.Mutex // one reload or change of a setting at a time
+	conf   atomic.Pointer[config.Config]
 
 	db       *db.DB
 	settings *settings.Store
@@ -85,22 +87,19 @@ type App struct {
 	jobs     *upkeep.Scheduler
 	Ops      ops.Table
 
-	Listeners []Bound
-	group     task.Group
-	undo      []func(context.Context) error
-	measure   []address.Addr // accounts still to be measured in this rotation
-}
-
-// Bound is a listener that accepts.
-type Bound struct {
-	config.Listener
-	l net.Listener
+	doors   doors
+	group   task.Group
+	undo    []func(context.Context) error
+	measure []address.Addr // accounts still to be measured in this rotation
 }
 
 // New builds and starts everything. When it fails what was built is undone.
 func New(ctx context.Context, opt Options) (a *App, err error) {
 	if opt.Env == nil {
 		opt.Env = os.Getenv
+	}
+	if opt.Stderr == nil {
+		opt.Stderr = io.Discard
 	}
 	a = &App{opt: opt, booted: time.Now(), Log: logging.NewRoot()}
 	a.log = a.Log.Logger("app")
@@ -122,7 +121,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	if opt.Offline {
 		return a, nil
 	}
-	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.openControl} {
+	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
 			return a, err
 		}
@@ -132,11 +131,41 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	return a, nil
 }
 
+// ErrLocked says that another process has the state directory. It is of kind
+// fault.Busy.
+var ErrLocked = errors.New("another instance is running")
+
 func (a *App) onStop(f func(context.Context) error) { a.undo = append(a.undo, f) }
+
+// watchdog tells the service manager that this process lives, twice in the time
+// after which it would be taken for dead.
+func (a *App) watchdog(context.Context) error {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || limit == 0 {
+		return nil // what the manager says about itself is no reason not to serve
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.onStop(func(context.Context) error { cancel(); return nil })
+	a.group.Go("watchdog", func() {
+		tick := time.NewTicker(limit / 2)
+		defer tick.Stop()
+		for {
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
+}
 
 // Stop undoes everything in reverse.
 func (a *App) Stop(ctx context.Context) error {
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	if !a.opt.Offline {
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	}
 	var errs []error
 	for len(a.undo) > 0 {
 		f := a.undo[len(a.undo)-1]
@@ -148,16 +177,22 @@ func (a *App) Stop(ctx context.Context) error {
 
 // openConfig reads the file and decides about logging before anything is logged.
 func (a *App) openConfig(context.Context) error {
-	conf, err := config.Load(a.opt.ConfigPath)
-	if err != nil {
-		return err
+	conf := a.opt.Config
+	if conf == nil {
+		var err error
+		if conf, err = config.Load(a.opt.ConfigPath); err != nil {
+			return err
+		}
 	}
-	a.conf = conf
+	a.conf.Store(conf)
 	if err := a.applyLogging(conf, false); err != nil {
 		fmt.Fprintln(a.opt.Stderr, "madmail: warning:", err)
 	}
 	a.StateDir = conf.FindStateDir(a.opt.StateDir, a.opt.Env)
 	a.RuntimeDir = conf.FindRuntimeDir(a.StateDir)
+	if conf.StateDir != "" && conf.StateDir != a.StateDir {
+		a.log.Warn("the state directory of the configuration file is not used: another one was named", "used", a.StateDir)
+	}
 	return nil
 }
 
@@ -171,13 +206,13 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 }
 
 // openState takes the state directory for this process.
-func (a *App) openState(context.Context) error {
+func (a *App) openState(ctx context.Context) error {
 	for _, d := range []string{a.StateDir, a.RuntimeDir} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return fault.WithHint(fault.Wrap(fault.Invalid, err, "state directory"), "name another one with --state-dir")
 		}
 	}
-	release, err := lock(a.StateDir)
+	release, err := a.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,25 +227,43 @@ func (a *App) openState(context.Context) error {
 	return nil
 }
 
+// lock takes the state directory. A server waits a moment for a command that
+// works on the state by itself, and not for another server.
+func (a *App) lock(ctx context.Context) (release func() error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		release, err = lock(a.StateDir)
+		if a.opt.Offline || !errors.Is(err, ErrLocked) || control.Answers(ctx, a.RuntimeDir) {
+			return release, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return release, err
+		}
+	}
+}
+
 // openNouns opens the database and what is kept in it.
 func (a *App) openNouns(ctx context.Context) error {
 	var err error
-	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.DBDSN, Log: a.Log.Logger("db")}); err != nil {
+	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.Load().DBDSN, Log: a.Log.Logger("db")}); err != nil {
 		return err
 	}
 	a.onStop(a.db.Close)
-	a.settings, err = settings.Open(ctx, settings.Options{DB: a.db, File: fileSettings(a.conf), LookupEnv: a.lookupEnv, Log: a.Log.Logger("settings")})
+	a.settings, err = settings.Open(ctx, settings.Options{DB: a.db, File: fileSettings(a.conf.Load()), LookupEnv: a.lookupEnv, Log: a.Log.Logger("settings")})
 	if err != nil {
 		return err
 	}
-	if err := a.applyLogging(a.conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
+	if err := a.applyLogging(a.conf.Load(), a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
-	if a.domains, err = account.NewDomains(domainOptions(a.conf)); err != nil {
+	if a.domains, err = account.NewDomains(domainOptions(a.conf.Load())); err != nil {
 		return err
 	}
 	if a.accounts, err = account.Open(ctx, account.Options{
-		DB: a.db, Policy: policy(a.conf), DefaultLimit: func() int64 { return a.conf.Quota() }, Ended: a.ended, Log: a.Log.Logger("account"),
+		DB: a.db, Policy: policy(a.conf.Load()), DefaultLimit: func() int64 { return a.conf.Load().Quota() }, Ended: a.ended, Log: a.Log.Logger("account"),
 	}); err != nil {
 		return err
 	}
@@ -336,14 +389,14 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 // openDoors builds the doors; none listens yet.
 func (a *App) openDoors(context.Context) error {
 	cert, key := certs.DefaultPaths(a.StateDir)
-	explicit := a.conf.TLSCert != "" || a.conf.TLSKey != ""
+	explicit := a.conf.Load().TLSCert != "" || a.conf.Load().TLSKey != ""
 	if explicit {
-		cert, key = a.conf.TLSCert, a.conf.TLSKey
+		cert, key = a.conf.Load().TLSCert, a.conf.Load().TLSKey
 	}
 	var err error
 	a.certs, err = certs.Open(certs.Options{
 		Cert: cert, Key: key, Names: a.certNames(),
-		Make: a.conf.TLSMode == "self_signed" || a.conf.TLSMode == "" && !explicit,
+		Make: a.conf.Load().TLSMode == "self_signed" || a.conf.Load().TLSMode == "" && !explicit,
 	})
 	if err != nil {
 		return err
@@ -356,7 +409,7 @@ func (a *App) openDoors(context.Context) error {
 			}
 			return a.maxSize(delivery.Submission)
 		},
-		RatePerMinute: a.conf.MaxUserSendPerMinute, RateBurst: a.conf.MaxUserSendBurst,
+		RatePerMinute: a.conf.Load().MaxUserSendPerMinute, RateBurst: a.conf.Load().MaxUserSendBurst,
 		Logger: a.Log.Logger("smtp"),
 	})
 	if err != nil {
@@ -383,7 +436,7 @@ func (a *App) openDoors(context.Context) error {
 }
 
 func (a *App) certNames() []string {
-	names := []string{a.hostname(), a.conf.PublicIP, a.conf.MXDomain}
+	names := []string{a.hostname(), a.conf.Load().PublicIP, a.conf.Load().MXDomain}
 	for _, d := range a.domains.Local() {
 		names = append(names, d.Host())
 	}
@@ -394,8 +447,8 @@ func (a *App) hostname() string {
 	if h := a.settings.Current().Text(settings.SMTPHostname); h != "" {
 		return h
 	}
-	if a.conf.Hostname != "" {
-		return a.conf.Hostname
+	if a.conf.Load().Hostname != "" {
+		return a.conf.Load().Hostname
 	}
 	if h, err := os.Hostname(); err == nil && h != "" {
 		return h
@@ -412,100 +465,6 @@ func (a *App) tokens() []string {
 	return t
 }
 
-// bind opens all sockets, or none: then the error lists every one that failed.
-func (a *App) bind(ctx context.Context) error {
-	snap := a.settings.Current()
-	ports := map[string]settings.Key{
-		"smtp": settings.SMTPPort, "submission": settings.SubmissionPort, "submission_tls": settings.SubmissionTLSPort,
-		"imap": settings.IMAPPort, "imap_tls": settings.IMAPTLSPort, "http": settings.HTTPPort, "http_tls": settings.HTTPSPort,
-	}
-	local := map[string]settings.Key{
-		"smtp": settings.SMTPLocalOnly, "submission": settings.SubmissionLocalOnly, "submission_tls": settings.SubmissionTLSLocalOnly,
-		"imap": settings.IMAPLocalOnly, "imap_tls": settings.IMAPTLSLocalOnly, "http": settings.HTTPLocalOnly, "http_tls": settings.HTTPSLocalOnly,
-	}
-	off := map[string]settings.Key{"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled}
-	want := a.conf.Listeners(config.Ports{
-		Port:  func(n string) int { return storedPort(snap, ports[n]) },
-		Local: func(n string) bool { return snap.Bool(local[n]) },
-		Off:   func(n string) bool { k, ok := off[n]; return ok && !snap.Bool(k) },
-		Env:   a.opt.Env,
-	})
-	var errs []error
-	for _, w := range want {
-		l, err := net.Listen("tcp", w.Addr)
-		if err != nil {
-			errs = append(errs, bindError(w, err))
-			continue
-		}
-		a.Listeners = append(a.Listeners, Bound{w, l})
-	}
-	a.onStop(func(ctx context.Context) error {
-		for _, b := range a.Listeners {
-			b.l.Close()
-		}
-		return a.group.Wait(ctx)
-	})
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, b := range a.Listeners {
-		a.group.Go("serve "+b.Name, func() {
-			if err := a.serve(b); err != nil {
-				a.log.Error("a listener ended", "listener", b.Name, "err", err)
-			}
-		})
-	}
-	return nil
-}
-
-// storedPort is a port that an operator stored, or 0.
-func storedPort(s *settings.Snapshot, k settings.Key) int {
-	if s.Source(k) == settings.FromStore {
-		return s.Port(k)
-	}
-	return 0
-}
-
-func bindError(w config.Listener, err error) error {
-	e := fault.Wrap(fault.Invalid, err, w.Name)
-	_, port, _ := net.SplitHostPort(w.Addr)
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fault.WithHint(e, fmt.Sprintf("port %s needs a privilege: run make dev-bind-cap, or set %s_listen to a port above 1023", port, w.Name))
-	case strings.Contains(err.Error(), "address already in use"):
-		return fault.WithHint(e, fmt.Sprintf("another program holds port %s; ss -tlnp names it", port))
-	}
-	return e
-}
-
-func (a *App) serve(b Bound) error {
-	switch b.Name {
-	case "smtp":
-		return a.smtp.Serve(b.l, smtpserver.MX)
-	case "submission":
-		return a.smtp.Serve(b.l, smtpserver.Submission)
-	case "submission_tls":
-		return a.smtp.Serve(b.l, smtpserver.SubmissionTLS)
-	case "imap":
-		return a.imap.Serve(b.l, imapserver.STARTTLS)
-	case "imap_tls":
-		return a.imap.Serve(b.l, imapserver.TLS)
-	}
-	return a.web.Serve(b.l, b.TLS)
-}
-
-// port returns the port that a listener is bound to, or 0.
-func (a *App) port(name string) int {
-	for _, b := range a.Listeners {
-		if b.Name == name {
-			if ap, err := netip.ParseAddrPort(b.l.Addr().String()); err == nil {
-				return int(ap.Port())
-			}
-		}
-	}
-	return 0
-}
-
 // Server tells how clients reach the mail services.
 func (a *App) Server() invite.Server {
 	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.certs == nil || a.certs.IsSelfSigned()}
@@ -519,11 +478,11 @@ func (a *App) Server() invite.Server {
 }
 
 func (a *App) clientHost() string {
-	switch {
-	case a.conf.MXDomain != "":
-		return strings.Trim(a.conf.MXDomain, "[]")
-	case a.conf.PublicIP != "":
-		return a.conf.PublicIP
+	switch conf := a.conf.Load(); {
+	case conf.MXDomain != "":
+		return strings.Trim(conf.MXDomain, "[]")
+	case conf.PublicIP != "":
+		return conf.PublicIP
 	}
 	return a.domains.Registration().Host()
 }
@@ -550,13 +509,15 @@ func (a *App) URL() string {
 }
 
 func (a *App) openControl(ctx context.Context) error {
-	token, created, err := admintoken.Ensure(a.StateDir)
-	if err != nil {
-		return err
-	}
-	if created {
-		// REQ-07: shown once, when there is a place to show it.
-		a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
+	if a.configuredToken() == "" {
+		token, created, err := admintoken.Ensure(a.StateDir)
+		if err != nil {
+			return err
+		}
+		if created {
+			// REQ-07: shown once, when there is a place to show it.
+			a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
+		}
 	}
 	c := control.New(a.RuntimeDir, a.Ops, a.log)
 	if err := c.Start(ctx); err != nil {

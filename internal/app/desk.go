@@ -2,12 +2,17 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
 	"madmail/internal/auth"
@@ -23,12 +28,23 @@ import (
 // openDesk builds the operator's actions.
 func (a *App) openDesk(context.Context) error {
 	a.Ops = ops.NewTable(&ops.Desk{
-		Accounts: a.accounts, Domains: a.domains, Usage: a.quota.Usage,
+		Accounts: a.accounts, Domains: a.domains, Usage: a.usage, Settings: a.settings, Change: a.change,
+		Mail:       func(x address.Addr) string { return absolute(a.store.AccountDir(x)) },
+		Where:      ops.Where{StateDir: absolute(a.StateDir), Database: a.db.Path()},
+		Measured:   a.measured,
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
-		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken, Registration: a.registration,
+		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
 	})
 	return nil
+}
+
+// absolute is a path for somebody who stands in another directory.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 func (a *App) status(context.Context) ops.Status {
@@ -48,7 +64,7 @@ func (a *App) status(context.Context) ops.Status {
 	}
 	count("IMAP", a.imap.Remotes)
 	count("SMTP", a.smtp.Remotes)
-	for _, b := range a.Listeners {
+	for _, b := range a.Listeners() {
 		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: "tcp", Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS})
 	}
 	s, d, im, sm := a.store.Stats(), a.intake.Stats(), a.imap.Stats(), a.smtp.Stats()
@@ -62,46 +78,124 @@ func (a *App) status(context.Context) ops.Status {
 	return st
 }
 
+// usage tells what an account stores. Without a server nothing was measured at
+// start, so it is measured now.
+func (a *App) usage(ctx context.Context, x address.Addr) (used, messages, limit int64, err error) {
+	if !a.opt.Offline {
+		used, messages, limit = a.quota.Usage(x)
+		return used, messages, limit, nil
+	}
+	u, err := a.store.Usage(ctx, x)
+	return u.Bytes, u.Messages, a.accounts.Limit(x), err
+}
+
+// measured returns how many accounts have mail, and how much in all.
+func (a *App) measured(ctx context.Context) (directories int, bytes int64, err error) {
+	err = a.store.Accounts(ctx, func(x address.Addr) error {
+		directories++
+		if !a.opt.Offline {
+			return nil
+		}
+		u, err := a.store.Usage(ctx, x)
+		bytes += u.Bytes
+		return err
+	})
+	if !a.opt.Offline {
+		bytes, _ = a.quota.Total()
+	}
+	return directories, bytes, err
+}
+
 // Reload reads the configuration and the certificates anew and applies what can
-// be applied to a running server.
+// be applied to a running server. What can fail comes first: on an error the
+// server goes on as before. Open sessions stay.
 func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
+	if a.opt.Offline {
+		return ops.Reloaded{}, fault.WithHint(fault.New(fault.NotFound, "no server is running"), "the configuration is read when it starts")
+	}
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	conf, err := config.Load(a.opt.ConfigPath)
 	if err != nil {
 		return ops.Reloaded{}, err
 	}
-	r := ops.Reloaded{Reloaded: true}
+	if _, err := account.NewDomains(domainOptions(conf)); err != nil {
+		return ops.Reloaded{}, err
+	}
+	if err := a.certs.Reload(); err != nil {
+		return ops.Reloaded{}, err
+	}
+	old := a.conf.Load()
 	if err := a.settings.Reload(ctx, fileSettings(conf)); err != nil {
-		return r, err
+		return ops.Reloaded{}, err
+	}
+	sockets, err := a.prepare(a.wanted(conf, a.settings.Current()))
+	if err != nil {
+		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
+	}
+	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx)); err != nil {
+		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.settings.Reload(ctx, fileSettings(old)))
 	}
 	if err := a.domains.Set(domainOptions(conf)); err != nil {
-		return r, err
+		return ops.Reloaded{}, errors.Join(err, sockets.rollback()) // cannot be: it was checked above
 	}
 	a.accounts.SetPolicy(policy(conf))
-	if err := a.accounts.Reload(ctx); err != nil {
-		return r, err
-	}
-	if err := a.devices.Reload(ctx); err != nil {
-		return r, err
-	}
+	a.conf.Store(conf)
+	sockets.commit()
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
-	if a.certs != nil {
-		if err := a.certs.Reload(); err != nil {
-			return r, err
-		}
-		r.Changes = append(r.Changes, "settings, accounts and certificate read again")
-	}
-	if conf.DefaultQuota != a.conf.DefaultQuota || listens(conf) != listens(a.conf) {
-		r.Restart = append(r.Restart, "default_quota and listen addresses take effect at the next start")
+	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
+	if startOnly(conf) != startOnly(old) {
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key and max_user_send_... take effect at the next start")
 	}
 	return r, nil
 }
 
-func listens(c *config.Config) string {
-	return strings.Join([]string{c.SMTPListen, c.SubmissionListen, c.SubmissionTLSListen, c.IMAPListen, c.IMAPTLSListen, c.HTTPListen, c.HTTPTLSListen}, " ")
+// startOnly is what a running server does not take from a new file.
+func startOnly(c *config.Config) string {
+	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst})
+}
+
+// change stores a setting and makes it so. Sockets that it names are opened
+// before the value is stored; when that fails nothing is changed.
+func (a *App) change(ctx context.Context, c settings.Change) (effect string, err error) {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	p, err := a.settings.Plan(c)
+	if err != nil {
+		return "", err
+	}
+	sockets := &rebinding{a: a}
+	if !a.opt.Offline {
+		if sockets, err = a.prepare(a.wanted(a.conf.Load(), p.Candidate)); err != nil {
+			return "", err
+		}
+	}
+	if err := a.settings.Commit(ctx, p); err != nil {
+		return "", errors.Join(err, sockets.rollback())
+	}
+	if a.opt.Offline {
+		return "stored; it counts from the next start", nil
+	}
+	sockets.commit()
+	if err := a.applyLogging(a.conf.Load(), p.Candidate.Bool(settings.LogDisabled)); err != nil {
+		a.log.Warn("logging", "err", err)
+	}
+	_, component := p.Effects[settings.Component]
+	_, rebind := p.Effects[settings.Rebind]
+	_, restart := p.Effects[settings.Restart]
+	switch moved := sockets.changes(); {
+	case len(p.Changed) == 0:
+		return "nothing changes: this value counted already", nil
+	case len(moved) > 0:
+		return strings.Join(moved, "; ") + "; open sessions stay", nil
+	case slices.Equal(p.Changed, []settings.Key{settings.SMTPHostname}):
+		return "in effect", nil // greetings read it each time
+	case component || restart || rebind:
+		return "stored; it counts from the next start", nil
+	}
+	return "in effect", nil
 }
 
 func (a *App) apiURL() string {
@@ -125,27 +219,32 @@ func (a *App) apiURL() string {
 	return "https://" + host + path
 }
 
-func (a *App) adminToken(rotate bool) (ops.AdminToken, error) {
-	if a.conf.AdminToken == "disabled" {
-		return ops.AdminToken{}, fault.New(fault.Refused, "admin API is disabled in configuration")
+// configuredToken is the admin token of environment or file, "disabled", or ""
+// when the token lies in the state directory.
+func (a *App) configuredToken() string {
+	if t := a.opt.Env("CHATMAIL_ADMIN_TOKEN"); t != "" {
+		return t
 	}
-	token := a.conf.AdminToken
-	var err error
-	if rotate {
-		token, err = admintoken.Rotate(a.StateDir)
-	} else if token == "" {
-		token, _, err = admintoken.Ensure(a.StateDir)
-	}
-	return ops.AdminToken{Token: token, APIURL: a.apiURL()}, err
+	return a.conf.Load().AdminToken
 }
 
-func (a *App) registration(ctx context.Context, open *bool) (bool, error) {
-	if open != nil {
-		if _, err := a.settings.Set(ctx, settings.RegistrationOpen, strconv.FormatBool(*open)); err != nil {
-			return false, err
-		}
+func (a *App) adminToken(rotate bool) (ops.AdminToken, error) {
+	token := a.configuredToken()
+	var err error
+	switch {
+	case token == "disabled":
+		return ops.AdminToken{}, fault.New(fault.Refused, "admin API is disabled in configuration")
+	case rotate && token != "":
+		return ops.AdminToken{}, fault.WithHint(fault.New(fault.Refused, "the admin token is set in the configuration"), "change admin_token there")
+	case rotate:
+		token, err = admintoken.Rotate(a.StateDir)
+	case token == "":
+		token, _, err = admintoken.Ensure(a.StateDir)
 	}
-	return a.settings.Current().Bool(settings.RegistrationOpen), nil
+	if err != nil {
+		return ops.AdminToken{}, err
+	}
+	return ops.AdminToken{Token: token, APIURL: a.apiURL()}, nil
 }
 
 // register makes an account for the invite page.
@@ -160,11 +259,14 @@ func (a *App) register(ctx context.Context, token, host string) (website.Account
 // facts are what the site tells its visitors.
 func (a *App) facts() website.Facts {
 	s := a.settings.Current()
-	limit, stored := a.accounts.DefaultLimit()
-	_ = stored
+	limit, _ := a.accounts.DefaultLimit()
+	language := ""
+	if s.Source(settings.Language) != settings.FromDefault {
+		language = s.Enum(settings.Language) // else the visitor's browser decides
+	}
 	return website.Facts{
 		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
-		Language: s.Enum(settings.Language), Quota: limit, MaxMessage: a.maxSize(0),
+		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
 		SelfSigned: a.certs.IsSelfSigned(),
 	}
@@ -194,8 +296,8 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 	case "/shared/vendor/deltachat/maxsmtprecipients":
 		return "1000", true, nil
 	case "/shared/admin":
-		if m.a.conf.ACMEEmail != "" {
-			return "mailto:" + m.a.conf.ACMEEmail, true, nil
+		if m.a.conf.Load().ACMEEmail != "" {
+			return "mailto:" + m.a.conf.Load().ACMEEmail, true, nil
 		}
 	case "/shared/vendor/deltachat/irohrelay":
 		if u := m.a.settings.Current().Text(settings.IrohRelayURL); u != "" && m.a.settings.Current().Bool(settings.IrohEnabled) {

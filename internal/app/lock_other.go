@@ -3,6 +3,7 @@
 package app
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -16,7 +17,7 @@ func lock(dir string) (release func() error, err error) {
 	_ = os.Remove(path) // fails while another process has it open
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fault.Wrap(fault.Busy, err, "another instance is running")
+		return nil, fault.Wrap(fault.Busy, fmt.Errorf("%w: %w", ErrLocked, err), "")
 	}
 	return func() error {
 		f.Close()

@@ -4,6 +4,7 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,8 +25,12 @@ func lock(dir string) (release func() error, err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			pid, _ := os.ReadFile(path)
-			return nil, fault.Newf(fault.Busy, "another instance is running (pid %s)", strings.TrimSpace(string(pid)))
+			who := "unknown"
+			if pid, err := os.ReadFile(path); err == nil && len(pid) > 0 {
+				who = strings.TrimSpace(string(pid))
+			}
+			return nil, fault.WithHint(fault.Wrap(fault.Busy, fmt.Errorf("%w (pid %s)", ErrLocked, who), ""),
+				"one server per state directory: \"madmail status\" tells about the one that runs")
 		}
 		return nil, fault.Wrap(fault.Invalid, err, "lock the state directory")
 	}

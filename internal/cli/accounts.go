@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"encoding/json"
-
 	"github.com/spf13/cobra"
 
 	"madmail/internal/ops"
@@ -15,11 +13,36 @@ import (
 )
 
 func (s *shell) accounts() *cobra.Command {
-	c := &cobra.Command{Use: "accounts", Short: "Manage accounts",
-		Example: "  madmail accounts list\n  madmail accounts create alice\n  madmail accounts ban bob spam"}
-	c.AddCommand(s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("create-random"), s.setPassword(),
-		s.accountsDelete(), s.accountsBan(), s.accountsUnban(), s.banList())
-	return c
+	return s.group("accounts", "Manage accounts", "  madmail accounts list\n  madmail accounts create alice\n  madmail accounts ban bob spam",
+		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("accounts create-random"), s.setPassword(),
+		s.delete("delete", false), s.accountsBan(), s.accountsUnban(), s.banList("madmail accounts"))
+}
+
+func (s *shell) accountsStatus() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Tell about the accounts as a whole", Args: cobra.NoArgs, Example: "  madmail accounts status",
+		RunE: func(*cobra.Command, []string) error {
+			var r ops.AccountsStatus
+			if err := s.call("accounts.status", nil, &r); err != nil {
+				return err
+			}
+			return s.result("accounts status", "", r, func(w io.Writer) {
+				word := func(b bool, yes, no string) string {
+					if b {
+						return yes
+					}
+					return no
+				}
+				fmt.Fprintln(w, "Login accounts:", r.Logins)
+				fmt.Fprintln(w, "Registration:", word(r.RegistrationOpen, "open", "closed"))
+				fmt.Fprintln(w, "Registration token required:", word(r.TokenRequired, "yes", "no"))
+				fmt.Fprintln(w, "JIT registration:", word(r.JITEnabled, "enabled", "disabled"))
+				fmt.Fprintln(w, "Blocklisted:", r.Blocklisted)
+				fmt.Fprintln(w, "Mail directories:", r.MailDirectories)
+				fmt.Fprintln(w, "Storage:", units.FormatSize(r.StorageBytes))
+				fmt.Fprintln(w, "State directory:", r.StateDir)
+				fmt.Fprintln(w, "Database:", r.Database)
+			})
+		}}
 }
 
 func (s *shell) accountsList() *cobra.Command {
@@ -53,22 +76,28 @@ func (s *shell) accountsInfo() *cobra.Command {
 				fmt.Fprintln(w, "Username:", a.Username)
 				fmt.Fprintln(w, "Credentials:", map[bool]string{true: "present", false: "missing"}[a.Credentials])
 				if a.Blocked {
-					fmt.Fprintf(w, "Blocklisted: yes (%s)\n", a.BlockReason)
+					fmt.Fprintf(w, "Blocklisted: yes (%s)\n", *a.BlockReason)
 				} else {
 					fmt.Fprintln(w, "Blocklisted: no")
 				}
 				for _, t := range []struct {
 					name string
-					at   int64
+					at   *int64
 				}{{"Created at (unix)", a.CreatedAt}, {"First login at (unix)", a.FirstLoginAt}, {"Last login at (unix)", a.LastLoginAt}} {
-					if t.at > 1 {
-						fmt.Fprintf(w, "%s: %d (%s)\n", t.name, t.at, time.Unix(t.at, 0).UTC().Format(time.RFC3339))
+					if t.at != nil {
+						fmt.Fprintf(w, "%s: %d (%s)\n", t.name, *t.at, time.Unix(*t.at, 0).UTC().Format(time.RFC3339))
 					}
 				}
 				if a.FirstLoginPending {
 					fmt.Fprintln(w, "First login: pending")
 				}
-				fmt.Fprintf(w, "Storage: %s of %s in %d messages\n", units.FormatSize(a.UsedBytes), units.FormatSize(a.MaxBytes), a.MessageCount)
+				limit := "no limit"
+				if a.MaxBytes != nil {
+					limit = units.FormatSize(*a.MaxBytes)
+				}
+				fmt.Fprintf(w, "Storage: %s of %s in %d messages\n", units.FormatSize(a.UsedBytes), limit, a.MessageCount)
+				fmt.Fprintln(w, "Maildir:", map[bool]string{true: "present", false: "missing"}[a.MaildirPresent])
+				fmt.Fprintln(w, "Maildir path:", a.MaildirPath)
 			})
 		}}
 }
@@ -97,18 +126,18 @@ func (s *shell) accountsCreate() *cobra.Command {
 
 func (s *shell) createUser() *cobra.Command { return s.createRandom("create-user") }
 
-func (s *shell) createRandom(use string) *cobra.Command {
+func (s *shell) createRandom(path string) *cobra.Command {
 	var only bool
-	c := &cobra.Command{Use: use, Short: "Make an account with a random name and password", Args: cobra.NoArgs, Example: "  madmail " + use,
+	use := path[strings.LastIndexByte(path, ' ')+1:]
+	c := &cobra.Command{Use: use, Short: "Make an account with a random name and password", Args: cobra.NoArgs, Example: "  madmail " + path,
 		RunE: func(*cobra.Command, []string) error {
 			var r ops.Created
 			if err := s.call("accounts.create-random", nil, &r); err != nil {
 				return err
 			}
 			if only && !s.json {
-				e := json.NewEncoder(s.out)
+				e := encoder(s.out)
 				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
 				return e.Encode(map[string]string{"email": r.Email, "password": r.Password, "dclogin": r.DCLogin})
 			}
 			return s.result("create-user", "", r, func(w io.Writer) {
@@ -140,15 +169,24 @@ func (s *shell) setPassword() *cobra.Command {
 	return c
 }
 
-func (s *shell) accountsDelete() *cobra.Command {
+// delete is "accounts delete", and "delete" as earlier versions had it.
+func (s *shell) delete(use string, short bool) *cobra.Command {
 	var yes, noBlock bool
-	c := &cobra.Command{Use: "delete USER", Short: "Remove an account with its mail, and block its name", Args: cobra.ExactArgs(1),
-		Example: "  madmail accounts delete alice -y",
+	reason, name := "account deleted via CLI", "accounts delete"
+	if short {
+		name = "delete"
+	}
+	c := &cobra.Command{Use: use + " USER", Short: "Remove an account with its mail, and block its name", Args: cobra.ExactArgs(1),
+		Example: "  madmail " + name + " alice -y",
 		RunE: func(_ *cobra.Command, args []string) error {
-			return s.remove("accounts delete", ops.User{Username: args[0], Reason: "account deleted via CLI", NoBlock: noBlock}, "Deleted and blocklisted", yes)
+			return s.remove(name, "accounts.delete", ops.User{Username: args[0], Reason: reason, NoBlock: noBlock}, yes)
 		}}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	c.Flags().BoolVar(&noBlock, "no-block", false, "leave the name free")
+	if short {
+		c.Flags().StringVar(&reason, "reason", reason, "why, for the block list")
+	} else {
+		c.Flags().BoolVar(&noBlock, "no-block", false, "leave the name free")
+	}
 	return c
 }
 
@@ -161,60 +199,81 @@ func (s *shell) accountsBan() *cobra.Command {
 			if reason == "" {
 				reason = "banned via CLI"
 			}
-			return s.remove("accounts ban", ops.User{Username: args[0], Reason: reason}, "Deleted and blocklisted", yes)
+			return s.remove("accounts ban", "accounts.ban", ops.User{Username: args[0], Reason: reason}, yes)
 		}}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
 }
 
-func (s *shell) remove(command string, u ops.User, done string, yes bool) error {
+func (s *shell) remove(command, op string, u ops.User, yes bool) error {
 	if !s.confirm("Delete account "+u.Username+" (credentials, mail, blocklist)?", yes) {
-		return s.result(command, "aborted", struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "Aborted.") })
+		return s.aborted(command)
 	}
-	op := strings.ReplaceAll(command, " ", ".")
 	var r ops.User
 	if err := s.call(op, u, &r); err != nil {
 		return err
 	}
-	if u.NoBlock {
-		done = "Deleted"
-	}
 	return s.result(command, "", r, func(w io.Writer) {
-		fmt.Fprintf(w, "%s: %s\n", done, r.Username)
-		if r.Reason != "" {
-			fmt.Fprintf(w, "Reason: %s\n", r.Reason)
+		if r.Reason == "" {
+			fmt.Fprintln(w, "Deleted:", r.Username)
+			return
 		}
+		fmt.Fprintf(w, "Deleted and blocklisted: %s\nReason: %s\n", r.Username, r.Reason)
 	})
+}
+
+// aborted is the answer to a question that was answered with no.
+func (s *shell) aborted(command string) error {
+	return s.result(command, "aborted", struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "Aborted.") })
+}
+
+func (s *shell) blocklist() *cobra.Command {
+	list := s.banList("")
+	list.Use, list.Example = "list", "  madmail blocklist list"
+	remove := s.accountsUnban()
+	remove.Use, remove.Example = "remove USER", "  madmail blocklist remove bob -y"
+	return s.group("blocklist", "Manage the names that may not log in", "  madmail blocklist add bob spam\n  madmail blocklist list",
+		list, remove,
+		&cobra.Command{Use: "add USER [REASON]", Short: "Block a name; an account of that name stays", Args: cobra.MinimumNArgs(1),
+			Example: "  madmail blocklist add bob spam",
+			RunE: func(_ *cobra.Command, args []string) error {
+				var r ops.User
+				if err := s.call("accounts.block", ops.User{Username: args[0], Reason: strings.Join(args[1:], " ")}, &r); err != nil {
+					return err
+				}
+				m := fmt.Sprintf("Blocked: %s (%s)", r.Username, r.Reason)
+				return s.result("blocklist add", m, r, func(w io.Writer) { fmt.Fprintln(w, m) })
+			}})
 }
 
 func (s *shell) accountsUnban() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{Use: "unban USER", Short: "Free a blocked name", Args: cobra.ExactArgs(1), Example: "  madmail accounts unban bob",
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			if !s.confirm("Unblock "+args[0]+"?", yes) {
-				return s.result("accounts unban", "aborted", struct{}{}, func(w io.Writer) { fmt.Fprintln(w, "Aborted.") })
+				return s.aborted(words(c))
 			}
 			var r ops.User
 			if err := s.call("accounts.unban", ops.User{Username: args[0]}, &r); err != nil {
 				return err
 			}
 			m := "Unblocked: " + r.Username
-			return s.result("accounts unban", m, r, func(w io.Writer) { fmt.Fprintln(w, m) })
+			return s.result(words(c), m, r, func(w io.Writer) { fmt.Fprintln(w, m) })
 		}}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
 }
 
-func (s *shell) banList() *cobra.Command {
-	return &cobra.Command{Use: "ban-list", Short: "List the blocked names", Args: cobra.NoArgs, Example: "  madmail accounts ban-list",
-		RunE: func(*cobra.Command, []string) error {
+func (s *shell) banList(under string) *cobra.Command {
+	return &cobra.Command{Use: "ban-list", Short: "List the blocked names", Args: cobra.NoArgs, Example: "  " + under + " ban-list",
+		RunE: func(c *cobra.Command, _ []string) error {
 			var r struct {
 				Entries []ops.Blocked `json:"entries"`
 			}
 			if err := s.call("accounts.ban-list", nil, &r); err != nil {
 				return err
 			}
-			return s.result("accounts ban-list", "", r, func(w io.Writer) {
+			return s.result(words(c), "", r, func(w io.Writer) {
 				if len(r.Entries) == 0 {
 					fmt.Fprintln(w, "(no blocked users)")
 				}
@@ -223,4 +282,10 @@ func (s *shell) banList() *cobra.Command {
 				}
 			})
 		}}
+}
+
+// words is a command's name in the envelope: "accounts unban".
+func words(c *cobra.Command) string {
+	_, name, _ := strings.Cut(c.CommandPath(), " ")
+	return name
 }

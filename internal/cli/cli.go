@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -46,6 +47,7 @@ type shell struct {
 	json     bool
 	debug    bool
 	ran      bool // the arguments were good: what fails now is not misuse
+	serving  bool // the command is run
 }
 
 // usageError is a mistake in the arguments.
@@ -56,27 +58,45 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 	s := &shell{in: in, out: out, err: err}
 	root := s.root()
 	root.SetArgs(args)
-	e := root.ExecuteContext(context.Background())
+	c, e := root.ExecuteContextC(context.Background())
 	if e == nil {
 		return done
 	}
-	s.complain(e)
 	var u usageError
-	if !s.ran || errors.As(e, &u) {
+	wrong := !s.ran || errors.As(e, &u)
+	// Where the mistake comes first the flags behind it were not read.
+	s.json = s.json || !s.ran && slices.Contains(args, "--json")
+	s.complain(e, c, wrong)
+	if wrong || fault.Is(e, fault.Invalid) {
 		return misuse
 	}
 	return failed
 }
 
-func (s *shell) complain(e error) {
-	if s.json {
-		_ = json.NewEncoder(s.err).Encode(map[string]any{"ok": false, "error": e.Error()})
+// complain says what went wrong, once. For a program it is one line.
+func (s *shell) complain(e error, c *cobra.Command, wrong bool) {
+	if s.json && !s.serving {
+		_ = encoder(s.err).Encode(map[string]any{"ok": false, "error": e.Error()})
 		return
 	}
-	fmt.Fprintln(s.err, "Error:", e)
-	if h := fault.HintOf(e); h != "" {
-		fmt.Fprintln(s.err, "Hint:", h)
+	word := "Error:"
+	if s.serving {
+		word = version.Name + ": error:"
 	}
+	fmt.Fprintln(s.err, word, strings.TrimSpace(e.Error()))
+	hint := fault.HintOf(e)
+	if hint == "" && wrong && !s.serving {
+		hint = fmt.Sprintf("%q shows how", c.CommandPath()+" --help")
+	}
+	if hint != "" {
+		fmt.Fprintln(s.err, "Hint:", hint)
+	}
+}
+
+func encoder(w io.Writer) *json.Encoder {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // links are for copying
+	return e
 }
 
 func (s *shell) root() *cobra.Command {
@@ -88,10 +108,7 @@ func (s *shell) root() *cobra.Command {
 			"  madmail status                   tell how the server is",
 		SilenceErrors: true, SilenceUsage: true, Version: version.Version,
 		PersistentPreRun: func(*cobra.Command, []string) { s.ran = true },
-		RunE: func(c *cobra.Command, _ []string) error {
-			_ = c.Help()
-			return usageError{errors.New("no command given")}
-		},
+		RunE:             s.needsCommand,
 	}
 	root.SetOut(s.out)
 	root.SetErr(s.err)
@@ -103,8 +120,44 @@ func (s *shell) root() *cobra.Command {
 	_ = f.MarkHidden("libexec")
 	f.BoolVar(&s.json, "json", false, "machine-readable output")
 	f.BoolVar(&s.debug, "debug", false, "log debugging messages to stderr")
-	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.certificate())
+	root.Flags().BoolP("version", "V", false, "print name and version")
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command", Example: "  madmail help accounts ban",
+		RunE: func(h *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 || c == nil {
+				return usageError{fmt.Errorf("unknown command %q", strings.Join(args, " "))}
+			}
+			return c.Help()
+		},
+	})
+	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.tokens(),
+		s.settings(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	return root
+}
+
+// group is a command that only holds others.
+func (s *shell) group(use, short, example string, sub ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Example: example, RunE: s.needsCommand}
+	c.AddCommand(sub...)
+	return c
+}
+
+// needsCommand is what a group does when nobody says which of its commands.
+func (s *shell) needsCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		if !s.json {
+			c.SetOut(s.err)
+			_ = c.Help()
+		}
+		return usageError{errors.New("no command given")}
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], c.CommandPath())
+	c.SuggestionsMinimumDistance = 2
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		text += ", did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usageError{errors.New(text)}
 }
 
 // result prints what a command found: text for people, an envelope for programs.
@@ -117,7 +170,7 @@ func (s *shell) result(command, message string, data any, text func(io.Writer)) 
 	if message != "" {
 		env["message"] = message
 	}
-	return json.NewEncoder(s.out).Encode(env)
+	return encoder(s.out).Encode(env)
 }
 
 // call runs an operation and decodes its result into out.
@@ -131,21 +184,45 @@ func (s *shell) call(op string, params, out any) error {
 	return json.Unmarshal(raw, out)
 }
 
+// patience is how long a command waits for another one that works on the same
+// state without a server, or for a server that is starting.
+const patience = 5 * time.Second
+
+// perform runs an operation: by the server, else here under the state lock.
 func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
 	path := config.FindFile(s.config, os.Getenv)
 	conf, err := config.Load(path)
 	if err != nil {
-		conf = &config.Config{}
+		// Somebody who mends things must be able to look at accounts meanwhile.
+		if conf = (&config.Config{}); !s.json {
+			fmt.Fprintf(s.err, "Warning: the configuration is not used: %v\n", err)
+		}
 	}
 	dir := conf.FindStateDir(s.stateDir, os.Getenv)
-	raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
-	if !errors.Is(err, control.ErrNoServer) {
-		return raw, err
+	ends := time.Now().Add(patience)
+	for {
+		raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
+		if !errors.Is(err, control.ErrNoServer) {
+			return raw, err
+		}
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return nil, config.ErrNoState(dir)
+		}
+		raw, err = s.alone(ctx, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+		if !errors.Is(err, app.ErrLocked) || time.Now().After(ends) {
+			return raw, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
-	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-		return nil, config.ErrNoState(dir)
-	}
-	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug})
+}
+
+// alone runs an operation in this process.
+func (s *shell) alone(ctx context.Context, opt app.Options, op string, params any) (raw json.RawMessage, err error) {
+	a, err := app.New(ctx, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +244,8 @@ func (s *shell) run() *cobra.Command {
 		Example: "  madmail run\n  madmail run --dev --state-dir data   try it out: makes what it needs and says what to do next",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			err := s.serve(dev, once)
-			if fault.Is(err, fault.Invalid) {
-				return usageError{err} // a service manager must not try again
-			}
-			return err
+			s.serving = true
+			return s.serve(dev, once) // fault.Invalid is exit code 2: a service manager must not try again
 		},
 	}
 	c.Flags().BoolVar(&dev, "dev", false, "make a configuration for this machine when there is none, and show how to connect")
@@ -211,11 +285,16 @@ func (s *shell) serve(dev, once bool) error {
 	}
 	ending, cancel := context.WithTimeout(context.Background(), 7*time.Second)
 	defer cancel()
-	go func() { // a second signal ends at once
-		select {
-		case <-signals:
-			os.Exit(failed)
-		case <-ending.Done():
+	go func() { // a second signal ends at once; this ends with the process or after it
+		for {
+			select {
+			case sig := <-signals:
+				if sig == os.Interrupt || sig == syscall.SIGTERM {
+					os.Exit(failed)
+				}
+			case <-ending.Done():
+				return
+			}
 		}
 	}()
 	return a.Stop(ending)
@@ -223,13 +302,16 @@ func (s *shell) serve(dev, once bool) error {
 
 // prepare writes a first configuration where there is none.
 func (s *shell) prepare() (string, error) {
-	if s.stateDir == "" {
-		s.stateDir = "data"
+	first := func(choices ...string) string {
+		for _, c := range choices {
+			if c != "" {
+				return c
+			}
+		}
+		return ""
 	}
-	path := s.config
-	if path == "" {
-		path = filepath.Join(s.stateDir, "chatmail.toml")
-	}
+	s.stateDir = first(s.stateDir, os.Getenv("CHATMAIL_STATE_DIR"), os.Getenv("MADDY_STATE_DIR"), os.Getenv("MADMAIL_STATE_DIR"), "data")
+	path := first(s.config, os.Getenv("CHATMAIL_CONFIG"), os.Getenv("MADDY_CONFIG"), filepath.Join(s.stateDir, "chatmail.toml"))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -245,7 +327,7 @@ func (s *shell) welcome(ctx context.Context, a *app.App, path string) error {
 	if !app.MayBindLowPorts() {
 		fmt.Fprintln(s.out, "As an ordinary user it uses ports above 1023 (make dev-bind-cap allows the usual ones).")
 	}
-	for _, l := range a.Listeners {
+	for _, l := range a.Listeners() {
 		fmt.Fprintf(s.out, "  %-15s %s\n", l.Name, l.Addr)
 	}
 	fmt.Fprintf(s.out, "\nInvite page: %s\n", a.URL())
@@ -351,22 +433,26 @@ func (s *shell) adminToken() *cobra.Command {
 }
 
 func (s *shell) registration() *cobra.Command {
-	c := &cobra.Command{Use: "registration", Short: "Show or change whether accounts can be made", Example: "  madmail registration status\n  madmail registration close"}
+	c := s.group("registration", "Show or change whether accounts can be made", "  madmail registration status\n  madmail registration close")
 	sub := func(use, short string, open *bool, aliases ...string) {
-		c.AddCommand(&cobra.Command{Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-			var r ops.Registration
-			if err := s.call("registration", map[string]*bool{"Open": open}, &r); err != nil {
-				return err
-			}
-			return s.result("registration", "", r, func(w io.Writer) {
-				word := map[bool]string{true: "OPEN", false: "CLOSED"}[r.Open]
-				if open != nil {
-					fmt.Fprintln(w, "Registration is now", word)
-				} else {
-					fmt.Fprintln(w, "Registration is", word)
+		c.AddCommand(&cobra.Command{Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs, Example: "  madmail registration " + use,
+			RunE: func(*cobra.Command, []string) error {
+				var r ops.Registration
+				if err := s.call("registration", map[string]*bool{"Open": open}, &r); err != nil {
+					return err
 				}
-			})
-		}})
+				return s.result("registration "+use, "", r, func(w io.Writer) {
+					word := map[bool]string{true: "OPEN", false: "CLOSED"}[r.Open]
+					if open != nil {
+						fmt.Fprintln(w, "Registration is now", word)
+					} else {
+						fmt.Fprintln(w, "Registration is", word)
+					}
+					if r.JIT != r.Open {
+						fmt.Fprintln(w, "JIT registration is", map[bool]string{true: "ENABLED: a first login makes an account", false: "DISABLED: first logins make no accounts"}[r.JIT])
+					}
+				})
+			}})
 	}
 	yes, no := true, false
 	sub("open", "Let anybody make an account", &yes)
@@ -376,22 +462,21 @@ func (s *shell) registration() *cobra.Command {
 }
 
 func (s *shell) certificate() *cobra.Command {
-	c := &cobra.Command{Use: "certificate", Short: "Manage the TLS certificate"}
-	c.AddCommand(&cobra.Command{Use: "dev", Hidden: true, Args: cobra.NoArgs, Short: "Make a self-signed pair for this machine, keeping one that is there",
-		RunE: func(*cobra.Command, []string) error {
-			dir := s.stateDir
-			if dir == "" {
-				dir = "data"
-			}
-			cert, key := certs.DefaultPaths(dir)
-			_, err := certs.Open(certs.Options{Cert: cert, Key: key, Make: true, Names: []string{"127.0.0.1", "localhost"}})
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(s.out, cert)
-			return nil
-		}})
-	return c
+	return s.group("certificate", "Manage the TLS certificate", "  madmail certificate dev",
+		&cobra.Command{Use: "dev", Args: cobra.NoArgs, Short: "Make a self-signed pair for this machine, keeping one that is there",
+			Example: "  madmail certificate dev --state-dir data",
+			RunE: func(*cobra.Command, []string) error {
+				dir := s.stateDir
+				if dir == "" {
+					dir = "data"
+				}
+				cert, key := certs.DefaultPaths(dir)
+				_, err := certs.Open(certs.Options{Cert: cert, Key: key, Make: true, Names: []string{"127.0.0.1", "localhost"}})
+				if err != nil {
+					return err
+				}
+				return s.result("certificate dev", "", map[string]string{"cert_path": cert, "key_path": key}, func(w io.Writer) { fmt.Fprintln(w, cert) })
+			}})
 }
 
 // confirm asks on stderr; a program is never asked.

@@ -8,17 +8,22 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/units"
 )
@@ -26,13 +31,13 @@ import (
 // Config is the file's values. The toml tag is the key; kind says how the text
 // is read and checked.
 type Config struct {
-	Hostname      string `toml:"hostname"`
-	PrimaryDomain string `toml:"primary_domain"`
+	Hostname      string `toml:"hostname" kind:"domain"`
+	PrimaryDomain string `toml:"primary_domain" kind:"domain"`
 	LocalDomains  string `toml:"local_domains" kind:"list"`
-	MailDomain    string `toml:"mail_domain"`
-	MXDomain      string `toml:"mx_domain"`
-	WebDomain     string `toml:"web_domain"`
-	JITDomain     string `toml:"jit_domain"`
+	MailDomain    string `toml:"mail_domain" kind:"domain"`
+	MXDomain      string `toml:"mx_domain" kind:"domain"`
+	WebDomain     string `toml:"web_domain" kind:"domain"`
+	JITDomain     string `toml:"jit_domain" kind:"domain"`
 	PublicIP      string `toml:"public_ip" kind:"ip"`
 	StateDir      string `toml:"state_dir"`
 	RuntimeDir    string `toml:"runtime_dir"`
@@ -106,7 +111,7 @@ type Config struct {
 	QueueMaxTries        int    `toml:"queue_max_tries"`
 	QueueMaxParallelism  int    `toml:"queue_max_parallelism"`
 	QueueInitialRetry    string `toml:"queue_initial_retry" kind:"duration"`
-	QueueRetryTimeScale  string `toml:"queue_retry_time_scale"`
+	QueueRetryTimeScale  string `toml:"queue_retry_time_scale" kind:"factor"`
 	QueuePostInitDelay   string `toml:"queue_post_init_delay" kind:"duration"`
 	QueueMaxDeliveryTime string `toml:"queue_max_delivery_time" kind:"duration"`
 
@@ -151,7 +156,11 @@ func Load(path string) (*Config, error) {
 		return &Config{}, nil
 	}
 	if err != nil {
-		return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "config"), "the server's user needs read access")
+		hint := "name a file with --config"
+		if errors.Is(err, os.ErrPermission) {
+			hint = "the server's user needs read access"
+		}
+		return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "config"), hint)
 	}
 	if strings.HasSuffix(path, ".conf") {
 		return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s: the block syntax of earlier versions is not read yet", path),
@@ -211,6 +220,7 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 	c := &Config{}
 	var problems []Problem
 	var probe map[string]any
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // editors on some systems put it there
 	if err := toml.Unmarshal(data, &probe); err != nil {
 		line := 1
 		var de *toml.DecodeError
@@ -221,6 +231,7 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 	}
 	v := reflect.ValueOf(c).Elem()
 	prefix, table := "", ""
+	lines := make(map[string]int) // of the keys that were read
 	var p unstable.Parser
 	p.Reset(data)
 	for p.NextExpression() {
@@ -245,7 +256,7 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 			continue
 		case unstable.KeyValue:
 		default:
-			bad("not expected here", "")
+			bad("a table is written once", "write ["+key+"]")
 			continue
 		}
 		if prefix == "\x00" {
@@ -263,6 +274,11 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 			bad("unknown key", nearest(name))
 			continue
 		}
+		if first, twice := lines[name]; twice {
+			bad(fmt.Sprintf("stands in line %d already, as %s or under its table", first, name), "keep one of them")
+			continue
+		}
+		lines[name] = line
 		if what, hint := set(v.Field(f.index), f, e.Value()); what != "" {
 			bad(what, hint)
 		}
@@ -270,7 +286,58 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 	if err := p.Error(); err != nil {
 		problems = append(problems, Problem{File: file, Line: 1, What: err.Error()})
 	}
+	if len(problems) == 0 {
+		problems = c.together(file, lines)
+	}
 	return c, problems
+}
+
+// together finds values that are good alone and not beside each other. lines
+// says which keys the file has, and where.
+func (c *Config) together(file string, lines map[string]int) (problems []Problem) {
+	bad := func(key, what, hint string) {
+		problems = append(problems, Problem{file, max(1, lines[key]), key, what, hint})
+	}
+	switch {
+	case c.TLSCert != "" && c.TLSKey == "":
+		bad("tls_cert", "a certificate without its key", "add tls_key")
+	case c.TLSKey != "" && c.TLSCert == "":
+		bad("tls_key", "a key without its certificate", "add tls_cert")
+	case c.TLSMode == "file" && c.TLSCert == "":
+		bad("tls_mode", `"file" needs tls_cert and tls_key`, `add both, or write tls_mode = "self_signed"`)
+	}
+	for _, pair := range []struct {
+		low, high string
+		a, b      int
+	}{
+		{"min_username_length", "max_username_length", c.MinUsernameLength, c.MaxUsernameLength},
+		{"turn_relay_port_min", "turn_relay_port_max", number(c.TURNRelayPortMin), number(c.TURNRelayPortMax)},
+	} {
+		if pair.a > 0 && pair.b > 0 && pair.a > pair.b {
+			bad(pair.low, "is above "+pair.high, "swap the two")
+		}
+	}
+	seen := make(map[string]string)
+	for _, l := range []struct{ key, addr string }{
+		{"smtp_listen", c.SMTPListen}, {"submission_listen", c.SubmissionListen}, {"submission_tls_listen", c.SubmissionTLSListen},
+		{"imap_listen", c.IMAPListen}, {"imap_tls_listen", c.IMAPTLSListen}, {"http_listen", c.HTTPListen}, {"http_tls_listen", c.HTTPTLSListen},
+		{"openmetrics_listen", c.OpenMetricsListen},
+	} {
+		addr := trimScheme(l.addr)
+		if other := seen[addr]; addr != "" && other != "" {
+			bad(l.key, fmt.Sprintf("%q is the address of %s, too", addr, other), "each listener needs a port of its own")
+		}
+		seen[addr] = l.key
+	}
+	return problems
+}
+
+func number(port string) int {
+	n, err := units.ParsePort(port)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func tableNames() []string {
@@ -305,11 +372,11 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 		v.SetBool(b)
 		return "", ""
 	case "int":
-		var i int
-		if _, err := fmt.Sscanf(text, "%d", &i); n.Kind != unstable.Integer || err != nil || i < 0 {
-			return "not a number", "write a whole number"
+		i, err := strconv.ParseInt(text, 0, 32) // TOML has 0x10 and 1_000, too
+		if n.Kind != unstable.Integer || err != nil || i < 0 {
+			return "not a number", "write a whole number, 0 or more"
 		}
-		v.SetInt(int64(i))
+		v.SetInt(i)
 		return "", ""
 	case "list":
 		if n.Kind == unstable.Array {
@@ -324,16 +391,39 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 		} else if n.Kind != unstable.String {
 			return "not a list of names", `write "a.org b.org"`
 		}
+		for _, name := range strings.Fields(text) {
+			if _, err := address.ParseDomain(name); err != nil {
+				return fmt.Sprintf("%q is not a domain", name), domainHint
+			}
+		}
 		v.SetString(text)
 		return "", ""
 	}
+	plain := false
 	switch n.Kind {
-	case unstable.String, unstable.Integer, unstable.Bool, unstable.Float:
-	default:
-		return "not a plain value", `write "text"`
+	case unstable.String:
+		plain = true
+	case unstable.Integer:
+		if plain = slices.Contains([]string{"bool", "size", "duration", "port", "factor"}, f.kind); plain {
+			i, err := strconv.ParseInt(text, 0, 64)
+			if err != nil {
+				return "not a number", "write a whole number"
+			}
+			text = strconv.FormatInt(i, 10)
+		}
+	case unstable.Float:
+		plain = f.kind == "factor"
+	case unstable.Bool:
+		plain = f.kind == "bool" || f.kind == "log"
 	}
-	if n.Kind == unstable.Integer && f.kind == "" || n.Kind == unstable.Bool && f.kind != "bool" && f.kind != "log" {
+	if !plain && n.Kind == unstable.Float && f.kind != "" {
+		return "not a whole number", "write it without a fraction"
+	}
+	if !plain {
 		return "not a text", `write "text"`
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return "has a control character", "write one line of text"
 	}
 	if what, hint = check(f, text); what == "" {
 		v.SetString(text)
@@ -343,7 +433,14 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 
 // check looks at the text of a value.
 func check(f field, text string) (what, hint string) {
+	if text == "" && (f.kind == "domain" || f.kind == "ip") {
+		return "", "" // as if the line were not there
+	}
 	var err error
+	noun := map[string]string{"bool": "switch", "listen": "listen address", "ip": "IP address"}[f.kind]
+	if noun == "" {
+		noun = f.kind
+	}
 	switch f.kind {
 	case "bool":
 		_, err = units.ParseBool(text)
@@ -363,30 +460,60 @@ func check(f field, text string) (what, hint string) {
 	case "ip":
 		err = checkIP(text)
 		hint = `write an IP address, as in "203.0.113.5"`
+	case "domain":
+		_, err = address.ParseDomain(text)
+		hint = domainHint
+	case "factor":
+		var x float64
+		if x, err = strconv.ParseFloat(text, 64); err == nil && !(x >= 1 && x <= 100) {
+			err = strconv.ErrRange
+		}
+		hint = "write a number from 1 to 100, as in 1.25"
 	case "enum":
 		for _, o := range f.of {
 			if o == text {
 				return "", ""
 			}
 		}
-		return fmt.Sprintf("%q is not one of %s", text, strings.Join(f.of, ", ")), ""
+		return fmt.Sprintf("%q is not one of %s", text, strings.Join(f.of, ", ")), nearestOf(text, f.of)
 	}
 	if err != nil {
-		return fmt.Sprintf("%q is not a %s", text, f.kind), hint
+		return fmt.Sprintf("%q is not %s %s", text, article(noun), noun), hint
 	}
 	return "", ""
 }
 
+const domainHint = `write a name such as "chat.example.org", or an IP address`
+
+func article(noun string) string {
+	if strings.ContainsRune("aeioAEIO", rune(noun[0])) {
+		return "an"
+	}
+	return "a"
+}
+
 // nearest finds the known key that a typing error comes closest to.
 func nearest(name string) string {
-	best, far := "", 4
-	for k := range fields {
-		if d := distance(name, k); d < far || d == far && best != "" && k < best {
+	if hint := nearestOf(name, Keys()); hint != "" {
+		return hint
+	}
+	return "docs/operate.md lists the keys"
+}
+
+// nearestOf asks for the word that was meant, or returns "". Long words may
+// have three mistakes, short ones fewer: "x" does not mean "log".
+func nearestOf(name string, words []string) string {
+	if len(name) > 64 {
+		return ""
+	}
+	best, far := "", min(3, len(name)/3)+1
+	for _, k := range words {
+		if d := distance(name, k); d < far {
 			best, far = k, d
 		}
 	}
 	if best == "" {
-		return "docs/operate.md lists the keys"
+		return ""
 	}
 	return "did you mean " + best + "?"
 }

@@ -105,7 +105,7 @@ func (p Ports) resolve(name, file, env, fallback, sibling string, tls bool) List
 	}
 	switch {
 	case env != "":
-		l.Addr, l.Source = env, "env"
+		l.Addr, l.Source = trimScheme(env), "env"
 	case stored != 0:
 		l.Addr, l.Source = net.JoinHostPort(host, strconv.Itoa(stored)), "db"
 	case file != "":
@@ -169,9 +169,12 @@ func (c *Config) FindStateDir(flag string, env func(string) string) string {
 		}
 	}
 	for _, d := range []string{"/var/lib/" + binaryName(), "/var/lib/madmail", "/var/lib/maddy"} {
-		if f, err := os.Open(d); err == nil {
+		if f, err := os.Open(d); err == nil { // it may be entered
+			st, err := f.Stat()
 			f.Close()
-			return d
+			if err == nil && st.IsDir() {
+				return d
+			}
 		}
 	}
 	return "data"

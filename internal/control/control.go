@@ -59,6 +59,9 @@ type Server struct {
 
 // New returns a server for the socket in dir.
 func New(dir string, r Runner, log *slog.Logger) *Server {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	s := &Server{path: filepath.Join(dir, SocketName), runner: r}
 	s.group.Panicked = func(_ string, v any, stack []byte) {
 		log.Error("a control request panicked", "panic", fmt.Sprint(v), "stack", string(stack))
@@ -96,6 +99,9 @@ func (s *Server) Start(context.Context) error {
 			}
 			s.mu.Unlock()
 			if full {
+				// The answer fits into the socket's buffer: nobody can hold up the door.
+				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				_ = json.NewEncoder(conn).Encode(answer{Error: "too many requests at once", Kind: fault.Busy})
 				conn.Close()
 				continue
 			}
@@ -120,7 +126,7 @@ func (s *Server) serve(conn net.Conn) {
 	var req request
 	var a answer
 	if err := json.NewDecoder(io.LimitReader(conn, maxRequest)).Decode(&req); err != nil {
-		a.Error, a.Kind = "malformed request", fault.Invalid
+		a.Error, a.Kind = "malformed or too big request", fault.Invalid
 	} else if v, err := s.runner.Run(ctx, req.Op, req.Params); err != nil {
 		a = refused(err)
 	} else if a.Data, err = json.Marshal(v); err != nil {
@@ -130,7 +136,11 @@ func (s *Server) serve(conn net.Conn) {
 }
 
 func refused(err error) answer {
-	return answer{Error: err.Error(), Hint: fault.HintOf(err), Kind: fault.KindOf(err)}
+	text := err.Error()
+	if text == "" {
+		text = "internal error" // an empty text would read as success
+	}
+	return answer{Error: text, Hint: fault.HintOf(err), Kind: fault.KindOf(err)}
 }
 
 // Stop unbinds the socket and waits for requests under way.
@@ -146,27 +156,46 @@ func (s *Server) Stop(ctx context.Context) error {
 // ErrNoServer says that nobody answers on the socket.
 var ErrNoServer = errors.New("control: no server is running")
 
-// Call asks the server whose socket is in dir.
-func Call(ctx context.Context, dir, op string, params any) (json.RawMessage, error) {
+// Answers reports whether somebody listens on the socket in dir.
+func Answers(ctx context.Context, dir string) bool {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, SocketName))
 	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// Call asks the server whose socket is in dir. Errors: ErrNoServer when there
+// is no socket or nobody behind it, fault.Refused when this user may not open
+// it, fault.Invalid for a request of more than 1 MiB, fault.Busy when the
+// server ends before it answers; else what the action returned, with its kind.
+func Call(ctx context.Context, dir, op string, params any) (json.RawMessage, error) {
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "control")
+	}
+	if len(raw)+len(op) > maxRequest-64 {
+		return nil, fault.New(fault.Invalid, "control: the request is too big")
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, SocketName))
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return nil, fault.WithHint(fault.Wrap(fault.Refused, err, "control"), "run the command as root or as the server's user")
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrNoServer, err)
 	}
 	defer conn.Close()
 	if dl, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(dl)
 	}
-	raw, err := json.Marshal(params)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.NewEncoder(conn).Encode(request{op, raw}); err != nil {
-		return nil, fault.Wrap(fault.Busy, err, "control")
-	}
+	// A server that is full answers before it has read anything.
+	werr := json.NewEncoder(conn).Encode(request{op, raw})
 	var a answer
 	if err := json.NewDecoder(conn).Decode(&a); err != nil {
-		return nil, fault.Wrap(fault.Busy, err, "control")
+		return nil, fault.Wrap(fault.Busy, errors.Join(werr, err), "control: the server gave no answer")
 	}
 	if a.Error != "" {
 		return nil, &fault.Error{Kind: a.Kind, Text: a.Error, Hint: a.Hint}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -24,6 +25,10 @@ type Parser struct {
 	i        int
 	literals [][]byte
 	err      error
+
+	// UTF8 says that mailbox names come in UTF-8 and nothing else, where "&"
+	// is a letter like any other (RFC 6855, RFC 9051 section 5.1).
+	UTF8 bool
 }
 
 // NewParser parses text, whose literals are in literals in their order.
@@ -219,6 +224,17 @@ func (p *Parser) Mailbox() string {
 	if strings.EqualFold(s, "INBOX") {
 		return "INBOX"
 	}
+	return p.name(s)
+}
+
+// name decodes a mailbox name as the connection writes them.
+func (p *Parser) name(s string) string {
+	if p.UTF8 {
+		if !utf8.ValidString(s) || strings.IndexFunc(s, unicode.IsControl) >= 0 {
+			p.fail("a mailbox name in UTF-8")
+		}
+		return s
+	}
 	name, ok := DecodeName(s)
 	if !ok {
 		p.fail("a mailbox name")
@@ -234,11 +250,7 @@ func (p *Parser) ListPattern() string {
 	} else {
 		s = p.run(func(c byte) bool { return atomChar(c) || c == '%' || c == '*' }, "a mailbox pattern")
 	}
-	name, ok := DecodeName(s)
-	if !ok {
-		p.fail("a mailbox pattern")
-	}
-	return name
+	return p.name(s)
 }
 
 // Set takes a sequence set.

@@ -9,6 +9,7 @@ import (
 // Delta is what to tell a client, in this order.
 type Delta struct {
 	Expunged []int             // sequence numbers, each valid after the one before
+	Vanished mailbox.UIDSet    // the same messages by UID
 	Exists   bool              // the number of messages grew
 	Flags    []mailbox.Message // changed
 	Known    *mailbox.View     // what the client knows afterwards
@@ -29,6 +30,7 @@ func Advance(known, now *mailbox.View, expunge bool) Delta {
 		case mailbox.Gone:
 			if expunge {
 				d.Expunged = append(d.Expunged, x.Index+1-len(d.Expunged))
+				d.Vanished = d.Vanished.Add(x.Message.UID)
 			} else {
 				gone = append(gone, x.Message)
 			}

@@ -36,8 +36,8 @@ func parseAppend(p *imap.Parser) (a appendArgs, err error) {
 
 // isAppend tells whether what was read so far is an APPEND whose last literal
 // is the message and not, say, the mailbox name.
-func isAppend(text string, literals [][]byte) bool {
-	cmd := parseCommand(text, literals)
+func (c *session) isAppend(text string, literals [][]byte) bool {
+	cmd := c.parseCommand(text, literals)
 	if cmd.name != "APPEND" || cmd.p.Err() != nil {
 		return false
 	}

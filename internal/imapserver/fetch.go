@@ -18,14 +18,19 @@ func (c *session) fetch(cmd *command) response {
 	p.SP()
 	items := p.FetchItems()
 	var since mailbox.ModSeq
+	changed, vanished := false, false
 	if p.More() {
 		p.SP()
 		p.List(func() {
+			if p.TryWord("VANISHED") {
+				vanished = true
+				return
+			}
 			if !p.TryWord("CHANGEDSINCE") {
 				p.Expect(0)
 			}
 			p.SP()
-			since = mailbox.ModSeq(p.Number63())
+			since, changed = mailbox.ModSeq(p.Number63()), true
 		})
 		c.condstore = true
 		items = withItem(items, "MODSEQ")
@@ -43,8 +48,14 @@ func (c *session) fetch(cmd *command) response {
 	for _, it := range items {
 		c.condstore = c.condstore || it.Name == "MODSEQ"
 	}
+	if vanished && (!changed || !cmd.uid || !c.qresync) {
+		return response{status: "BAD", text: "VANISHED needs UID FETCH, CHANGEDSINCE and ENABLE QRESYNC"}
+	}
 	f := fetcher{session: c, items: items}
 	set := c.resolve(nums, cmd.uid)
+	if vanished {
+		c.vanishedEarlier(since, nums)
+	}
 	c.known.Each(set, func(i int, m mailbox.Message) {
 		if f.err == nil && m.ModSeq > since {
 			f.message(i, m)
@@ -86,22 +97,19 @@ type fetcher struct {
 
 	// of the present message
 	uid     mailbox.UID
-	content mailbox.Content
-	head    []byte // its header block
+	content mailbox.Content // nil until something but the header is asked for
+	head    []byte          // its header block
 	tree    *message.Part
 }
 
 func (f *fetcher) message(i int, m mailbox.Message) {
 	defer f.done()
 	f.uid = m.UID
-	if f.needsContent() {
-		if err := f.load(); err != nil {
-			if fault.Is(err, fault.NotFound) {
-				return // expunged by another session: RFC 2180 section 4.1.2
-			}
+	if err := f.load(); err != nil {
+		if !fault.Is(err, fault.NotFound) { // expunged by another session: RFC 2180 section 4.1.2
 			f.err = err
-			return
 		}
+		return
 	}
 	f.put("* ")
 	f.num(uint64(i + 1))
@@ -120,22 +128,33 @@ func (f *fetcher) message(i int, m mailbox.Message) {
 	}
 }
 
-func (f *fetcher) needsContent() bool {
-	for _, it := range f.items {
-		switch it.Name {
-		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ":
-		default:
-			return true
-		}
-	}
-	return false
-}
-
-func (f *fetcher) load() error {
+// load makes sure that the message is there before its response begins. Where
+// the header is enough the message is not opened.
+func (f *fetcher) load() (err error) {
 	ctx, cancel := f.ctx()
 	defer cancel()
-	var err error
-	f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid)
+	head, all := false, false
+	for i := range f.items {
+		switch it := &f.items[i]; it.Name {
+		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ":
+		case "ENVELOPE", "RFC822.HEADER":
+			head = true
+		case "BODY[]":
+			if len(it.Section.Part) == 0 && strings.HasPrefix(it.Section.Spec, "HEADER") {
+				head = true
+			} else {
+				all = true
+			}
+		default:
+			all = true
+		}
+	}
+	switch {
+	case all:
+		f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid)
+	case head:
+		f.head, err = f.srv.opt.Store.Head(ctx, f.box, f.uid)
+	}
 	return err
 }
 
@@ -234,7 +253,7 @@ func (f *fetcher) part(s imap.Section) (data []byte, off, n int64, found bool, e
 	}
 	switch s.Spec {
 	case "HEADER":
-		return nil, 0, int64(len(head)), true, nil
+		return head, 0, 0, true, nil
 	case "TEXT":
 		return nil, int64(len(head)), f.content.Size() - int64(len(head)), true, nil
 	case "HEADER.FIELDS":
@@ -243,30 +262,16 @@ func (f *fetcher) part(s imap.Section) (data []byte, off, n int64, found bool, e
 	return message.Pick(head, s.Fields, true), 0, 0, true, nil
 }
 
-// header reads the message's header block, with the blank line.
+// header returns the message's header block, with the blank line.
 func (f *fetcher) header() ([]byte, error) {
 	if f.head != nil {
 		return f.head, nil
 	}
+	ctx, cancel := f.ctx()
+	defer cancel()
 	var err error
-	f.head, err = readHeader(f.content)
+	f.head, err = f.srv.opt.Store.Head(ctx, f.box, f.uid)
 	return f.head, err
-}
-
-func readHeader(c mailbox.Content) ([]byte, error) {
-	size := c.Size()
-	for n := int64(4 << 10); ; n *= 4 {
-		buf := make([]byte, min(n, size))
-		if _, err := c.ReadAt(buf, 0); err != nil && err != io.EOF {
-			return nil, err
-		}
-		if end := message.HeaderEnd(buf); end >= 0 {
-			return buf[:end:end], nil
-		}
-		if n >= size || n > message.MaxHeader {
-			return buf, nil // a header alone
-		}
-	}
 }
 
 // stream sends a range of the message in pieces, with constant memory.

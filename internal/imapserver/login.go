@@ -1,11 +1,8 @@
 package imapserver
 
 import (
-	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"strings"
-	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/imap"
@@ -27,7 +24,7 @@ func (c *session) capabilities() {
 		}
 		return
 	}
-	c.put("IMAP4rev1 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE STATUS=SIZE WITHIN")
+	c.put("IMAP4rev1 IMAP4rev2 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE QRESYNC UTF8=ACCEPT STATUS=SIZE WITHIN")
 	if c.srv.opt.Metadata != nil {
 		c.put(" METADATA")
 	}
@@ -101,23 +98,10 @@ func (c *session) starttls(cmd *command) response {
 	}
 	c.wire.discard()
 	c.answer(cmd.tag, ok("Begin TLS negotiation now"))
-	if c.flush() != nil || !c.handshakeNow() {
+	if c.flush() != nil || !c.handshake() {
 		return response{}
 	}
 	return response{sent: true}
-}
-
-func (c *session) handshakeNow() bool {
-	t := tls.Server(c.conn, c.srv.opt.TLS)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.srv.opt.Logger.Debug("TLS handshake failed", "err", err)
-		return false
-	}
-	c.setConn(t)
-	c.secure = true
-	return true
 }
 
 func (c *session) loginCommand(cmd *command) response {
@@ -223,6 +207,15 @@ func (c *session) enable(cmd *command) response {
 		case "CONDSTORE":
 			c.condstore = true
 			on = append(on, "CONDSTORE")
+		case "QRESYNC":
+			c.condstore, c.qresync = true, true
+			on = append(on, "QRESYNC")
+		case "IMAP4REV2":
+			c.rev2, c.utf8 = true, true
+			on = append(on, "IMAP4rev2")
+		case "UTF8=ACCEPT":
+			c.utf8 = true
+			on = append(on, "UTF8=ACCEPT")
 		}
 		if p.Err() != nil {
 			break

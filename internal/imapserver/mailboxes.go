@@ -3,7 +3,6 @@ package imapserver
 import (
 	"strings"
 
-	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 )
 
@@ -146,8 +145,7 @@ func (c *session) listing(cmd *command, name string) response {
 			attr += " " + b.SpecialUse
 		}
 		c.put("* ", name, " (", attr, `) "/" `)
-		out := c.out.bytes()
-		*out = imap.Quote(*out, imap.EncodeName(b.Name))
+		c.boxName(b.Name)
 		c.put("\r\n")
 	}
 	return ok(name[:1] + strings.ToLower(name[1:]) + " completed")
@@ -204,7 +202,7 @@ func (c *session) status(cmd *command) response {
 	out := c.out.bytes()
 	mark := len(*out)
 	c.put("* STATUS ")
-	*out = imap.Quote(*out, imap.EncodeName(b.Name))
+	c.boxName(b.Name)
 	c.put(" (")
 	for i, it := range items {
 		var n uint64

@@ -102,7 +102,10 @@ func (c *session) annotated(name string) (string, error) {
 	if strings.EqualFold(name, mailbox.Inbox) {
 		return mailbox.Inbox, nil
 	}
-	decoded, _ := imap.DecodeName(name)
+	decoded := name
+	if !c.utf8 {
+		decoded, _ = imap.DecodeName(name)
+	}
 	ctx, cancel := c.ctx()
 	defer cancel()
 	_, err := c.srv.opt.Store.View(ctx, mailbox.Box{Account: c.account(), Name: decoded})

@@ -3,7 +3,6 @@ package imapserver
 import (
 	"math"
 
-	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 )
 
@@ -25,8 +24,7 @@ func (c *session) getQuotaRoot(cmd *command) response {
 		}
 	}
 	c.put("* QUOTAROOT ")
-	out := c.out.bytes()
-	*out = imap.Quote(*out, imap.EncodeName(b.Name))
+	c.boxName(b.Name)
 	c.put(" ", quotaRoot, "\r\n")
 	c.quota()
 	return ok("Getquotaroot completed")

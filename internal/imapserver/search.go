@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"madmail/internal/fault"
 	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 	"madmail/internal/message"
@@ -117,10 +118,14 @@ func (s *searcher) open() bool {
 }
 
 func (s *searcher) header() message.Header {
-	if s.fields == nil && s.open() {
-		head, err := readHeader(s.content)
+	if s.fields == nil && !s.gone {
+		ctx, cancel := s.ctx()
+		defer cancel()
+		head, err := s.srv.opt.Store.Head(ctx, s.box, s.m.UID)
 		if err != nil {
-			s.err = err
+			if s.gone = fault.Is(err, fault.NotFound); !s.gone {
+				s.err = err
+			}
 			return nil
 		}
 		s.head = head

@@ -17,16 +17,28 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 	p := cmd.p
 	p.SP()
 	name := p.Mailbox()
+	var q *resync
 	if p.More() {
 		p.SP()
 		p.List(func() {
-			if strings.EqualFold(p.Atom(), "CONDSTORE") {
+			switch strings.ToUpper(p.Atom()) {
+			case "CONDSTORE":
 				c.condstore = true
+			case "QRESYNC":
+				q = parseResync(p)
+			default:
+				p.Expect(0)
 			}
 		})
 	}
 	if err := cmd.end(); err != nil {
 		return bad(err)
+	}
+	if q != nil && !c.qresync {
+		return response{status: "BAD", text: "ENABLE QRESYNC first"}
+	}
+	if c.open && (c.qresync || c.rev2) {
+		c.put("* OK [CLOSED] Previous mailbox is closed\r\n")
 	}
 	c.leave()
 	ctx, cancel := c.ctx()
@@ -41,6 +53,7 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 	}
 	c.box, c.open, c.readOnly, c.known = box, true, readOnly, v
 	c.greetBox(v)
+	c.resynchronise(q)
 	if readOnly {
 		return okCode("READ-ONLY", "Examine completed")
 	}
@@ -57,6 +70,13 @@ func (c *session) greetBox(v *mailbox.View) {
 		c.put("* OK [PERMANENTFLAGS (", systemFlags, ` \*)] Flags permitted`, "\r\n")
 	}
 	c.untagged(uint64(v.Len()), "EXISTS")
+	if c.rev2 {
+		c.put("* LIST () \"/\" ")
+		c.boxName(c.box.Name)
+		c.put("\r\n")
+		c.okSelected(v)
+		return
+	}
 	c.put("* 0 RECENT\r\n")
 	for i := range v.Len() {
 		if v.At(i).Flags&mailbox.Seen == 0 {
@@ -64,6 +84,19 @@ func (c *session) greetBox(v *mailbox.View) {
 			break
 		}
 	}
+	c.okSelected(v)
+}
+
+// boxName writes the name of a mailbox as the client reads them.
+func (c *session) boxName(name string) {
+	if !c.utf8 {
+		name = imap.EncodeName(name)
+	}
+	out := c.out.bytes()
+	*out = imap.Quote(*out, name)
+}
+
+func (c *session) okSelected(v *mailbox.View) {
 	c.okNumber("UIDVALIDITY", uint64(v.UIDValidity), "UIDs valid")
 	c.okNumber("UIDNEXT", uint64(v.UIDNext), "Predicted next UID")
 	c.okNumber("HIGHESTMODSEQ", uint64(v.HighestMod), "Highest")
@@ -139,8 +172,12 @@ func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
 	}
 	d := Advance(c.known, v, expunge)
 	c.known = d.Known
-	for _, seq := range d.Expunged {
-		c.untagged(uint64(seq), "EXPUNGE")
+	if c.qresync && len(d.Vanished) > 0 {
+		c.vanished("", d.Vanished)
+	} else {
+		for _, seq := range d.Expunged {
+			c.untagged(uint64(seq), "EXPUNGE")
+		}
 	}
 	if d.Exists {
 		c.untagged(uint64(c.known.Len()), "EXISTS")
@@ -150,22 +187,27 @@ func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
 			continue
 		}
 		i, _ := c.known.Index(m.UID)
-		c.put("* ")
-		c.num(uint64(i + 1))
-		c.put(" FETCH (UID ")
-		c.num(uint64(m.UID))
-		if !silent.Contains(m.UID) {
-			c.put(" ")
-			c.flags(m)
-		}
-		if c.condstore {
-			c.put(" MODSEQ (")
-			c.num(uint64(m.ModSeq))
-			c.put(")")
-		}
-		c.put(")\r\n")
+		c.flagsFetch(i, m, !silent.Contains(m.UID))
 	}
 	return nil
+}
+
+// flagsFetch tells the flags of a message unasked.
+func (c *session) flagsFetch(i int, m mailbox.Message, withFlags bool) {
+	c.put("* ")
+	c.num(uint64(i + 1))
+	c.put(" FETCH (UID ")
+	c.num(uint64(m.UID))
+	if withFlags {
+		c.put(" ")
+		c.flags(m)
+	}
+	if c.condstore {
+		c.put(" MODSEQ (")
+		c.num(uint64(m.ModSeq))
+		c.put(")")
+	}
+	c.put(")\r\n")
 }
 
 func (c *session) flags(m mailbox.Message) {
@@ -233,18 +275,11 @@ next:
 
 // resolve turns a set into UIDs of messages that the client knows.
 func (c *session) resolve(set imap.NumSet, uid bool) mailbox.UIDSet {
+	if uid {
+		return c.uids(set)
+	}
 	n := c.known.Len()
 	var out mailbox.UIDSet
-	if uid {
-		var last uint32
-		if n > 0 {
-			last = uint32(c.known.At(n - 1).UID)
-		}
-		for _, r := range set.Resolve(last) {
-			out = append(out, mailbox.UIDRange{First: mailbox.UID(r.First), Last: mailbox.UID(r.Last)})
-		}
-		return out.Normal()
-	}
 	for _, r := range set.Resolve(uint32(n)) {
 		for i := max(int64(r.First), 1); i <= min(int64(r.Last), int64(n)); i++ {
 			uid := c.known.At(int(i - 1)).UID
@@ -254,6 +289,23 @@ func (c *session) resolve(set imap.NumSet, uid bool) mailbox.UIDSet {
 				out = out[:k-1]
 			}
 		}
+	}
+	return out.Normal()
+}
+
+// uids turns a set of UIDs into a store's.
+func (c *session) uids(set imap.NumSet) mailbox.UIDSet {
+	var last mailbox.UID
+	if n := c.known.Len(); n > 0 {
+		last = c.known.At(n - 1).UID
+	}
+	return uidSet(set, last)
+}
+
+// uidSet turns a set of UIDs into a store's; last is what "*" stands for.
+func uidSet(set imap.NumSet, last mailbox.UID) (out mailbox.UIDSet) {
+	for _, r := range set.Resolve(uint32(last)) {
+		out = append(out, mailbox.UIDRange{First: mailbox.UID(r.First), Last: mailbox.UID(r.Last)})
 	}
 	return out.Normal()
 }
@@ -277,6 +329,12 @@ func (c *session) expunge(cmd *command) response {
 	defer cancel()
 	if _, err := c.srv.opt.Store.Expunge(ctx, c.box, set, true); err != nil {
 		return c.refusal(err)
+	}
+	if c.qresync {
+		if err := c.update(true); err != nil {
+			return response{}
+		}
+		return okCode("HIGHESTMODSEQ "+strconv.FormatUint(uint64(c.known.HighestMod), 10), "Expunge completed")
 	}
 	return ok("Expunge completed")
 }

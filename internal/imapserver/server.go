@@ -5,9 +5,9 @@
 // verified by Authenticator, messages come in through Appender, mailboxes are
 // those of mailbox.Store. It does not know files, SQL or other doors.
 //
-// Each connection is one goroutine. While it waits, in IDLE or between
-// commands, it holds no buffers; a change of its mailbox moves the deadline of
-// its read into the past.
+// A connection has a goroutine while it works. While it waits, in IDLE or for
+// long between commands, it holds no buffers and, on Linux, no goroutine:
+// package readable says when its client speaks (park.go).
 package imapserver
 
 import (
@@ -27,6 +27,7 @@ import (
 	"madmail/internal/auth"
 	"madmail/internal/event"
 	"madmail/internal/mailbox"
+	"madmail/internal/readable"
 	"madmail/internal/task"
 )
 
@@ -137,8 +138,10 @@ func (o *Options) fill() error {
 
 // Server serves IMAP on listeners it is handed. Make one with New.
 type Server struct {
-	opt   Options
-	group task.Group
+	opt    Options
+	group  task.Group
+	poller atomic.Pointer[readable.Poller] // nil: sessions keep their goroutines
+	once   sync.Once
 
 	mu        sync.Mutex // guards the fields below
 	sessions  map[*session]struct{}
@@ -152,6 +155,7 @@ type Server struct {
 // Stats are counts since the start.
 type Stats struct {
 	Sessions, Idle       int // now
+	Parked               int // of them, without a goroutine
 	Logins, FailedLogins int64
 }
 
@@ -181,6 +185,11 @@ func (s *Server) Stats() Stats {
 		if c.idling.Load() {
 			st.Idle++
 		}
+		c.mu.Lock()
+		if c.parked {
+			st.Parked++
+		}
+		c.mu.Unlock()
 	}
 	return st
 }
@@ -197,6 +206,14 @@ func (s *Server) Remotes(f func(netip.Addr)) {
 // Serve accepts connections until l is closed or the server stops; then it
 // returns nil. Sessions live on until Stop.
 func (s *Server) Serve(l net.Listener, mode Mode) error {
+	s.once.Do(func() {
+		p, err := readable.New()
+		if err == nil {
+			s.poller.Store(p)
+		} else if !errors.Is(err, readable.ErrUnsupported) {
+			s.opt.Logger.Warn("idle sessions keep their goroutines", "err", err)
+		}
+	})
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -248,10 +265,21 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 		}
 		// A goroutine of its own for what follows: the handshake grew this one's stack.
 		s.group.Go("session", func() {
-			defer c.close()
-			c.run()
+			c.greet()
+			s.serve(c, false)
 		})
 	})
+}
+
+// serve runs a session until it ends or is parked.
+func (s *Server) serve(c *session, resumed bool) {
+	parked := false
+	defer func() {
+		if !parked { // also after a panic
+			c.close()
+		}
+	}()
+	parked = c.run(resumed)
 }
 
 // enter counts a login and reports whether the account may have one more session.
@@ -304,7 +332,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Unlock()
 	err := s.group.Wait(ctx)
 	if err == nil {
-		return nil
+		return s.stopPoller()
 	}
 	s.mu.Lock()
 	for c := range s.sessions {
@@ -313,5 +341,13 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Unlock()
 	last, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return errors.Join(err, s.group.Wait(last))
+	return errors.Join(err, s.group.Wait(last), s.stopPoller())
+}
+
+func (s *Server) stopPoller() error {
+	s.once.Do(func() {}) // a listener that comes late finds none
+	if p := s.poller.Swap(nil); p != nil {
+		return p.Close()
+	}
+	return nil
 }

@@ -39,7 +39,12 @@ import (
 	"madmail/internal/quota"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv("IDLE_CLIENTS_OF"); addr != "" {
+		os.Exit(idleClients(addr))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // desk is a small house around a server: a real store, everything else fake.
 type desk struct {
@@ -398,37 +403,97 @@ func TestNoMailIsMissedAroundIdle(t *testing.T) {
 	}
 }
 
-// TestTwoRecordsInOneSegment sends DONE and the next command as two TLS records
-// at once, while the server waits in IDLE.
+// TestTwoRecordsInOneSegment sends two commands as two TLS records at once: the
+// second lies inside crypto/tls while the socket is silent, so a session that
+// waits for the socket alone sleeps on it.
 func TestTwoRecordsInOneSegment(t *testing.T) {
-	d := build(t, TLS, nil)
-	raw, err := net.Dial("tcp", d.addr)
-	if err != nil {
-		t.Fatal(err)
+	for _, packed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("compress=%v", packed), func(t *testing.T) {
+			d := build(t, TLS, nil)
+			raw, err := net.Dial("tcp", d.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held := &holding{Conn: raw}
+			conn := tls.Client(held, &tls.Config{InsecureSkipVerify: true})
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
+			c.login(alice)
+			if packed {
+				c.compress()
+			}
+			c.do("s", "SELECT INBOX")
+			for i := range 20 {
+				c.send("i IDLE\r\n")
+				if l := c.line(); !strings.HasPrefix(l, "+") {
+					t.Fatal(l)
+				}
+				held.hold()
+				c.send("DONE\r\n")
+				c.send("n NOOP\r\n")
+				if err := held.release(); err != nil {
+					t.Fatal(err)
+				}
+				c.until("i OK")
+				if l := c.until("n "); !strings.HasPrefix(l[len(l)-1], "n OK") {
+					t.Fatal(i, l)
+				}
+				held.hold()
+				c.send("j IDLE\r\n")
+				c.send("DONE\r\n")
+				if err := held.release(); err != nil {
+					t.Fatal(err)
+				}
+				c.until("j OK")
+			}
+		})
 	}
-	held := &holding{Conn: raw}
-	conn := tls.Client(held, &tls.Config{InsecureSkipVerify: true})
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
-	c.login(alice)
-	c.compress()
-	c.do("s", "SELECT INBOX")
+}
+
+// TestIdleSessionsHaveNoGoroutine parks sessions and wakes them in every way.
+func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		return // they have one there: see package readable
+	}
+	d := build(t, TLS, func(o *Options) { o.KeepAlive = 2 * time.Second })
+	var cs []*client
 	for i := range 20 {
-		c.send("i IDLE\r\n")
-		if l := c.line(); !strings.HasPrefix(l, "+") {
-			t.Fatal(l)
-		}
-		held.hold()
-		c.send("DONE\r\n")
-		c.send("n NOOP\r\n")
-		if err := held.release(); err != nil {
+		conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
 			t.Fatal(err)
 		}
-		c.until("i OK")
-		if l := c.until("n "); !strings.HasPrefix(l[len(l)-1], "n OK") {
-			t.Fatal(i, l)
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
+		c.login(alice)
+		if i%2 == 0 {
+			c.compress()
 		}
+		c.do("s", "SELECT INBOX")
+		c.send("i IDLE\r\n")
+		c.until("+")
+		cs = append(cs, c)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		if st := d.srv.Stats(); st.Parked == len(cs) && d.srv.group.Live() == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v, %d goroutines", d.srv.Stats(), d.srv.group.Live())
+		}
+	}
+	d.deliver(t, alice, "Subject: x\r\n\r\nx\r\n")
+	for _, c := range cs {
+		c.until("* 1 EXISTS")
+		c.until("* OK Still here") // the timer
+		c.send("DONE\r\n")
+		c.until("i OK")
+		c.do("f", "UID FETCH 1 (FLAGS)")
+	}
+	d.srv.EndSessions(parse(t, alice))
+	for _, c := range cs {
+		c.until("* BYE")
 	}
 }
 
@@ -717,39 +782,4 @@ func FuzzSession(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
-}
-
-// BenchmarkIdle reports the memory of an idle TLS connection with COMPRESS:
-// heap and stack of both ends' server side, the client's share taken off by
-// measuring it without a server session.
-func BenchmarkIdle(b *testing.B) {
-	const n = 1000
-	d := build(b, TLS, func(o *Options) { o.MaxPerAddress = 10 * n; o.MaxPerAccount = 10 * n })
-	var before, after runtime.MemStats
-	for b.Loop() {
-		conns := make([]net.Conn, 0, n)
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		for i := range n {
-			raw, err := net.Dial("tcp", d.addr)
-			if err != nil {
-				b.Fatal(err)
-			}
-			conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
-			c := &client{t: b, conn: conn, br: bufio.NewReaderSize(conn, 1024)}
-			c.login(fmt.Sprintf("u%d@x.org", i))
-			c.do("s", "SELECT INBOX")
-			c.compress()
-			c.send("i IDLE\r\n")
-			c.line()
-			conns = append(conns, raw)
-		}
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(int64(after.HeapInuse+after.StackInuse)-int64(before.HeapInuse+before.StackInuse))/n, "B/conn-both-ends")
-		for _, c := range conns {
-			c.Close()
-		}
-	}
 }

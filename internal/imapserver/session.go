@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -42,13 +43,17 @@ type session struct {
 
 	mu      sync.Mutex // guards the fields below: others may interrupt
 	waiting bool       // in a read that may be interrupted
+	parked  bool       // without a goroutine
 	ended   string     // why the session has to end, "" while it has not
 	woken   bool       // the mailbox changed
+
+	parking // see park.go
 
 	login  atomic.Pointer[address.Addr]
 	idling atomic.Bool
 
 	secure   bool
+	idleTag  string    // of the IDLE that is under way, or ""
 	until    time.Time // of the present wait
 	failures int
 	errors   int
@@ -59,6 +64,9 @@ type session struct {
 	known     *mailbox.View // what the client was told, in the order of its sequence numbers
 	sub       *event.Subscription
 	condstore bool // RFC 7162: mod-sequences go with flags
+	qresync   bool // RFC 7162: VANISHED instead of EXPUNGE
+	rev2      bool // RFC 9051
+	utf8      bool // RFC 6855
 }
 
 // command is one command on its way.
@@ -160,7 +168,8 @@ func (c *session) handshake() bool {
 	if c.srv.opt.TLS == nil {
 		return false
 	}
-	t := tls.Server(c.conn, c.srv.opt.TLS)
+	d := &dryConn{Conn: c.conn}
+	t := tls.Server(d, c.srv.opt.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := t.HandshakeContext(ctx); err != nil {
@@ -168,13 +177,14 @@ func (c *session) handshake() bool {
 		return false
 	}
 	c.setConn(t)
-	c.secure = true
+	c.dry, c.secure = d, true
 	return true
 }
 
 var (
 	errEnded = errors.New("imapserver: session was ended")
 	errWoken = errors.New("imapserver: mailbox changed")
+	errQuiet = errors.New("imapserver: nothing came for a while")
 )
 
 // Wake implements event.Waker: it interrupts the wait of IDLE.
@@ -182,8 +192,8 @@ func (c *session) Wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.woken = true
-	if c.waiting && c.idling.Load() {
-		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	if c.idling.Load() {
+		c.interrupt()
 	}
 }
 
@@ -194,7 +204,15 @@ func (c *session) end(why string) {
 	if c.ended == "" {
 		c.ended = why
 	}
-	if c.waiting {
+	c.interrupt()
+}
+
+// interrupt makes a wait end now. The caller holds c.mu.
+func (c *session) interrupt() {
+	switch {
+	case c.parked:
+		c.unparkLocked()
+	case c.waiting:
 		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
@@ -214,7 +232,14 @@ func (c *session) wait(p []byte) (int, error) {
 		return 0, errWoken
 	}
 	c.waiting = true
-	err := c.conn.SetReadDeadline(c.until)
+	until := c.until
+	linger := c.mayPark() && !c.idling.Load()
+	if at := time.Now().Add(lingers); linger && at.Before(until) {
+		until = at
+	} else {
+		linger = false
+	}
+	err := c.conn.SetReadDeadline(until)
 	c.mu.Unlock()
 	if err != nil {
 		return 0, err
@@ -229,6 +254,8 @@ func (c *session) wait(p []byte) (int, error) {
 			return 0, errEnded
 		case c.woken && c.idling.Load():
 			return 0, errWoken
+		case linger:
+			return 0, errQuiet
 		}
 	}
 	return n, err
@@ -248,7 +275,9 @@ func (c *session) more(p []byte) (int, error) {
 // close ends the connection and gives everything back.
 func (c *session) close() {
 	c.leave()
+	c.idling.Store(false)
 	_ = c.flush()
+	c.unwatch()
 	c.conn.Close()
 	c.wire.discard()
 	c.out.release()
@@ -275,33 +304,69 @@ func (c *session) put(parts ...string) {
 
 func (c *session) num(n uint64) { b := c.out.bytes(); *b = strconv.AppendUint(*b, n, 10) }
 
-// run is the session's main loop.
-func (c *session) run() {
+// greet begins the session.
+func (c *session) greet() {
 	c.put("* OK [CAPABILITY ")
 	c.capabilities()
 	c.put("] ", imap.Text(c.srv.opt.Hostname()), " ready\r\n")
-	for {
+}
+
+// run is the session's main loop. It goes on until the session ends, or until
+// the session is parked: then it reports true and has nothing more to do with
+// the session. resumed says that a wait is to be gone on with.
+func (c *session) run(resumed bool) (parked bool) {
+	for begin := !resumed; ; {
 		if err := c.flush(); err != nil {
-			return
+			return false
 		}
-		limit := c.srv.opt.IdleTimeout
-		if c.account().IsZero() {
-			limit = c.srv.opt.LoginTimeout
+		if begin {
+			c.until = time.Now().Add(c.patience())
+			if c.idleTag != "" && c.park() {
+				return true
+			}
 		}
-		c.until = time.Now().Add(limit)
-		cmd, err := c.read()
-		if err == nil {
-			err = c.serve(cmd)
+		err := c.step()
+		if begin = !errors.Is(err, errQuiet); !begin {
+			if c.park() {
+				return true
+			}
+			continue
 		}
 		if err != nil {
 			c.farewell(err)
-			return
+			return false
 		}
 		if c.errors > c.srv.opt.MaxErrors {
 			c.put("* BYE Too many errors\r\n")
-			return
+			return false
 		}
 	}
+}
+
+// patience is how long the session waits for the client's next word.
+func (c *session) patience() time.Duration {
+	switch {
+	case c.account().IsZero():
+		return c.srv.opt.LoginTimeout
+	case c.idleTag != "":
+		// A word now and then keeps NAT entries alive and saves clients a round.
+		// Spread, so that ten thousand phones do not wake together.
+		k := c.srv.opt.KeepAlive
+		return k - k/8 + rand.N(k/4+1)
+	}
+	return c.srv.opt.IdleTimeout
+}
+
+// step waits for one command, or for one event of IDLE, and serves it.
+func (c *session) step() error {
+	if c.idleTag != "" {
+		return c.idleStep()
+	}
+	cmd, err := c.read()
+	if err != nil {
+		return err
+	}
+	return c.serve(cmd)
 }
 
 // farewell says why the server closes, where somebody may listen.
@@ -341,7 +406,7 @@ func (c *session) read() (*command, error) {
 			break
 		}
 		text += "\r\n"
-		if isAppend(text, literals) {
+		if c.isAppend(text, literals) {
 			break
 		}
 		if total += int(min(size, maxLiteral+1)); total > maxLiteral {
@@ -379,7 +444,7 @@ func (c *session) read() (*command, error) {
 			return nil, errLineTooLong
 		}
 	}
-	return parseCommand(text, literals), nil
+	return c.parseCommand(text, literals), nil
 }
 
 // trailingLiteral finds "{n}" or "{n+}" at the end of a line (RFC 3501 section
@@ -405,8 +470,9 @@ func trailingLiteral(text string) (size int64, sync, found bool) {
 }
 
 // parseCommand takes tag and name off. A command without a tag gets "*".
-func parseCommand(text string, literals [][]byte) *command {
+func (c *session) parseCommand(text string, literals [][]byte) *command {
 	p := imap.NewParser(text, literals)
+	p.UTF8 = c.utf8
 	cmd := &command{tag: p.Tag(), p: p}
 	if p.Err() != nil {
 		cmd.tag = "*"

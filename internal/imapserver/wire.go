@@ -24,6 +24,9 @@ var (
 	inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
 )
 
+// flushed is how a compressed stream ends at a flush: an empty stored block.
+var flushed = [4]byte{0, 0, 0xff, 0xff}
+
 var (
 	errLineTooLong = errors.New("imapserver: command line too long")
 	// errDry says that the compressed input so far is used up, at a point where
@@ -61,6 +64,36 @@ type input struct {
 
 func (w *wire) buffered() int { return w.w - w.r }
 
+// atRest reports whether no compressed input is on its way.
+func (w *wire) atRest() bool { return w.in == nil || w.in.dec == nil && w.in.raw == nil }
+
+// settle lets the inflater go when the input so far is used up: that shows
+// only when one asks it for more.
+func (w *wire) settle() {
+	in := w.in
+	if in == nil || in.dec == nil || in.r < in.n || in.last != flushed || w.buffered() > 0 {
+		return
+	}
+	if w.buf == nil {
+		w.buf = buffers.Get().(*[]byte)
+	}
+	w.r, w.w = 0, 0
+	_ = in.inflate()
+	w.release()
+}
+
+// push puts an octet that was read from the connection where a read would have
+// put it. The wire is empty and at rest.
+func (w *wire) push(b byte) {
+	if w.in == nil {
+		w.buf = buffers.Get().(*[]byte)
+		(*w.buf)[0] = b
+		w.r, w.w = 0, 1
+		return
+	}
+	w.in.begin(b)
+}
+
 // release gives empty buffers back.
 func (w *wire) release() {
 	if w.buf != nil && w.r == w.w {
@@ -94,9 +127,7 @@ func (w *wire) fill(idle bool) error {
 		if n == 0 {
 			return noProgress(err)
 		}
-		w.buf = buffers.Get().(*[]byte)
-		(*w.buf)[0] = w.one[0]
-		w.r, w.w = 0, 1
+		w.push(w.one[0])
 		return nil
 	}
 	w.compact()
@@ -138,11 +169,7 @@ func (in *input) fill(idle bool) error {
 			if n == 0 {
 				return noProgress(err)
 			}
-			in.take()
-			(*in.raw)[0] = w.one[0]
-			in.r, in.n = 0, 1
-			in.note(w.one[:])
-			in.open()
+			in.begin(w.one[0])
 		}
 		w.buf = buffers.Get().(*[]byte)
 		w.r, w.w = 0, 0
@@ -152,11 +179,10 @@ func (in *input) fill(idle bool) error {
 		if in.dec == nil {
 			in.open()
 		}
-		n, err := in.dec.Read((*w.buf)[w.w:])
-		in.remember((*w.buf)[w.w : w.w+n])
-		w.w += n
+		had := w.buffered()
+		err := in.inflate()
+		n := w.buffered() - had
 		if errors.Is(err, errDry) {
-			in.let()
 			if n == 0 {
 				w.release()
 				if w.buf == nil || idle {
@@ -178,11 +204,33 @@ func (in *input) fill(idle bool) error {
 	}
 }
 
+// inflate reads once from the inflater into the wire's buffer. With errDry the
+// inflater was let go.
+func (in *input) inflate() error {
+	w := in.w
+	n, err := in.dec.Read((*w.buf)[w.w:])
+	in.remember((*w.buf)[w.w : w.w+n])
+	w.w += n
+	if errors.Is(err, errDry) {
+		in.let()
+	}
+	return err
+}
+
 func (in *input) take() {
 	if in.raw == nil {
 		in.raw = buffers.Get().(*[]byte)
 		in.r, in.n = 0, 0
 	}
+}
+
+// begin starts to inflate with the first octet after a rest.
+func (in *input) begin(b byte) {
+	in.take()
+	(*in.raw)[0] = b
+	in.r, in.n = 0, 1
+	in.note([]byte{b})
+	in.open()
 }
 
 func (in *input) open() {
@@ -244,7 +292,7 @@ func (in *input) refill() error {
 // ReadByte implements io.ByteReader, so that the inflater never reads ahead.
 func (in *input) ReadByte() (byte, error) {
 	if in.r == in.n {
-		if in.last == [4]byte{0, 0, 0xff, 0xff} {
+		if in.last == flushed {
 			return 0, errDry
 		}
 		if err := in.refill(); err != nil {

@@ -3,6 +3,10 @@
 package invite
 
 import (
+	"bytes"
+	"image"
+	"image/color"
+	"image/png"
 	"net/url"
 	"strconv"
 	"strings"
@@ -10,6 +14,7 @@ import (
 	"rsc.io/qr"
 
 	"madmail/internal/address"
+	"madmail/internal/fault"
 )
 
 // Server is how clients reach the mail services.
@@ -34,7 +39,7 @@ func Link(a address.Addr, password string, s Server) string {
 		return "starttls"
 	}
 	var b strings.Builder
-	b.WriteString("dclogin:" + a.Wire() + "?p=" + url.QueryEscape(password) + "&v=1")
+	b.WriteString("dclogin:" + inLink.Replace(a.Wire()) + "?p=" + url.QueryEscape(password) + "&v=1")
 	b.WriteString("&ih=" + url.QueryEscape(s.Host) + "&ip=" + strconv.Itoa(s.IMAPPort) + "&is=" + security(s.IMAPTLS))
 	b.WriteString("&sh=" + url.QueryEscape(s.Host) + "&sp=" + strconv.Itoa(s.SMTPPort) + "&ss=" + security(s.SMTPTLS))
 	if s.AnyCertificate {
@@ -43,19 +48,54 @@ func Link(a address.Addr, password string, s Server) string {
 	return b.String()
 }
 
-// PNG returns a QR code as a picture of about 256 pixels.
+// inLink escapes what ends an address in a link. Clients take the rest as it
+// is, brackets too.
+var inLink = strings.NewReplacer("?", "%3F", "#", "%23", "&", "%26")
+
+const (
+	// MaxText is the longest text of a QR code, in bytes.
+	MaxText = 2048
+	side    = 256 // of a picture, in pixels
+	quiet   = 4   // modules of white that readers need around a code
+)
+
+// PNG returns a QR code as a square picture of 256 pixels, or more when each
+// module would have less than two. Errors: fault.TooBig for more than MaxText.
 func PNG(text string) ([]byte, error) {
-	c, err := qr.Encode(text, qr.M)
+	c, err := encode(text, qr.M)
 	if err != nil {
 		return nil, err
 	}
-	c.Scale = max(2, 256/(c.Size+8))
-	return c.PNG(), nil
+	scale := max(2, side/(c.Size+2*quiet))
+	n := max(side, scale*(c.Size+2*quiet))
+	edge := (n - scale*c.Size) / 2
+	img := image.NewPaletted(image.Rect(0, 0, n, n), color.Palette{color.White, color.Black})
+	for y := range c.Size * scale {
+		for x := range c.Size * scale {
+			if c.Black(x/scale, y/scale) {
+				img.SetColorIndex(x+edge, y+edge, 1)
+			}
+		}
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, img); err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "invite: draw a QR code")
+	}
+	return b.Bytes(), nil
 }
 
-// Terminal returns a QR code in half blocks, for a terminal.
+func encode(text string, level qr.Level) (*qr.Code, error) {
+	if len(text) > MaxText {
+		return nil, fault.Newf(fault.TooBig, "a QR code holds at most %d bytes", MaxText)
+	}
+	c, err := qr.Encode(text, level)
+	return c, fault.Wrap(fault.TooBig, err, "invite")
+}
+
+// Terminal returns a QR code in half blocks, for a terminal: what is dark in
+// the code is left dark. Errors as PNG's.
 func Terminal(text string) (string, error) {
-	c, err := qr.Encode(text, qr.L)
+	c, err := encode(text, qr.L)
 	if err != nil {
 		return "", err
 	}

@@ -199,11 +199,44 @@ func (r *Root) Reopen(stderr io.Writer) error {
 	return nil
 }
 
+// attr is asked for every attribute of every record. It is the last that could
+// stop an address: file systems name the file that failed, and the mail of an
+// account lies in a directory of its name.
 func attr(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == slog.LevelKey && a.Value.Any() == Trace {
-		a.Value = slog.StringValue("TRACE")
+	switch a.Value.Kind() {
+	case slog.KindString:
+		a.Value = slog.StringValue(withoutNames(a.Value.String()))
+	case slog.KindAny:
+		switch v := a.Value.Any().(type) {
+		case slog.Level:
+			if a.Key == slog.LevelKey && v == Trace {
+				a.Value = slog.StringValue("TRACE")
+			}
+		case error:
+			a.Value = slog.StringValue(withoutNames(v.Error()))
+		}
 	}
 	return a
+}
+
+// withoutNames shortens what stands before an @: "…@example.org". Words end at
+// what neither normal addresses nor paths contain, and at slashes.
+func withoutNames(s string) string {
+	if strings.IndexByte(s, '@') < 0 {
+		return s
+	}
+	var b strings.Builder
+	for {
+		at := strings.IndexByte(s, '@')
+		if at < 0 {
+			b.WriteString(s)
+			return b.String()
+		}
+		begin := strings.LastIndexAny(s[:at], " \t\r\n/\\<>\"'(),;:=|") + 1
+		b.WriteString(s[:begin])
+		b.WriteString("…@")
+		s = s[at+1:]
+	}
 }
 
 func noTime(g []string, a slog.Attr) slog.Attr {

@@ -2,6 +2,8 @@ package logging
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -115,4 +117,33 @@ func BenchmarkDisabled(b *testing.B) {
 func FuzzFilter(f *testing.F) {
 	f.Add("info,chatmail=trace,chatmail_imap=off")
 	f.Fuzz(func(t *testing.T, s string) { _, _ = ParseFilter(s) })
+}
+
+// TestNamesAreStopped: addresses reach no sink, by whatever attribute.
+func TestNamesAreStopped(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "no address": "no address", "alice@example.org": "…@example.org", "@": "…@", "@x": "…@x", "a@b@c": "…@…@c",
+		"open /var/lib/madmail/mail/alice@[127.0.0.1]/Maildir: denied": "open /var/lib/madmail/mail/…@[127.0.0.1]/Maildir: denied",
+		"from <a.b+c@x.org> to \"d@y.org\"":                            "from <…@x.org> to \"…@y.org\"",
+		"mailto:ü@x.org,b@y.org":                                       "mailto:…@x.org,…@y.org",
+	} {
+		if got := withoutNames(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	r := NewRoot()
+	var out bytes.Buffer
+	d, err := Decide(Inputs{Debug: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Apply(d, &out); err != nil {
+		t.Fatal(err)
+	}
+	l := r.Logger("x").With("with", "canary@w").WithGroup("g")
+	l.Warn("message canary@m", "text", "canary@t", "err", fmt.Errorf("open: %w", &os.PathError{Op: "open", Path: "/mail/canary@p/x", Err: os.ErrNotExist}),
+		slog.Group("deep", "text", "canary@d"), "list", slog.AnyValue(errors.New("canary@e")))
+	if strings.Contains(out.String(), "canary") || strings.Count(out.String(), "…@") != 6 {
+		t.Errorf("written: %s", out.String())
+	}
 }

@@ -175,6 +175,10 @@ type Store interface {
 	View(ctx context.Context, b Box) (*View, error)
 	// Open opens the content of a message.
 	Open(ctx context.Context, b Box, uid UID) (Content, error)
+	// Head returns the header block of a message with its blank line, or all
+	// of a message that has none, up to some limit above message.MaxHeader.
+	// It is cheaper than Open. Callers must not change it.
+	Head(ctx context.Context, b Box, uid UID) ([]byte, error)
 
 	// Change stores flags. UIDs that do not exist are ignored.
 	Change(ctx context.Context, b Box, set UIDSet, c FlagChange) (Changed, error)

@@ -11,6 +11,9 @@ type View struct {
 
 	pages []*page
 	n     int
+
+	gone      []goneRange // expunged lately, in order of time
+	goneSince ModSeq      // gone is complete for what came after
 }
 
 // pageSize bounds what a new message copies.
@@ -23,7 +26,7 @@ type page struct {
 
 // NewView builds a view from messages sorted by UID. It takes msgs over.
 func NewView(validity uint32, next UID, high ModSeq, msgs []Message) *View {
-	v := &View{UIDValidity: validity, UIDNext: next, HighestMod: high, n: len(msgs)}
+	v := &View{UIDValidity: validity, UIDNext: next, HighestMod: high, n: len(msgs), goneSince: high}
 	for i := 0; i < len(msgs); i += pageSize {
 		v.pages = append(v.pages, &page{first: i, msgs: msgs[i:min(i+pageSize, len(msgs)):min(i+pageSize, len(msgs))]})
 	}
@@ -62,7 +65,7 @@ func (v *View) Index(uid UID) (int, bool) {
 // With returns the view with msgs added at the end. They must be sorted and
 // have UIDs above all that are there.
 func (v *View) With(next UID, high ModSeq, msgs ...Message) *View {
-	w := &View{UIDValidity: v.UIDValidity, UIDNext: next, HighestMod: high, n: v.n + len(msgs)}
+	w := &View{UIDValidity: v.UIDValidity, UIDNext: next, HighestMod: high, n: v.n + len(msgs), gone: v.gone, goneSince: v.goneSince}
 	w.pages = make([]*page, len(v.pages), len(v.pages)+1+len(msgs)/pageSize)
 	copy(w.pages, v.pages)
 	if k := len(w.pages) - 1; k >= 0 && len(msgs) > 0 {
@@ -87,7 +90,7 @@ func (v *View) With(next UID, high ModSeq, msgs ...Message) *View {
 // Replaced returns the view with messages changed. changed is sorted by UID;
 // UIDs that are not there are ignored.
 func (v *View) Replaced(high ModSeq, changed []Message) *View {
-	w := &View{UIDValidity: v.UIDValidity, UIDNext: v.UIDNext, HighestMod: high, n: v.n}
+	w := &View{UIDValidity: v.UIDValidity, UIDNext: v.UIDNext, HighestMod: high, n: v.n, gone: v.gone, goneSince: v.goneSince}
 	w.pages = append([]*page(nil), v.pages...)
 	copied := -1
 	for _, m := range changed {
@@ -110,6 +113,7 @@ func (v *View) Replaced(high ModSeq, changed []Message) *View {
 // are not there are ignored.
 func (v *View) Without(high ModSeq, uids []UID) *View {
 	w := &View{UIDValidity: v.UIDValidity, UIDNext: v.UIDNext, HighestMod: high}
+	w.forget(v, high, uids)
 	for _, p := range v.pages {
 		last := p.msgs[len(p.msgs)-1].UID
 		for len(uids) > 0 && uids[0] < p.msgs[0].UID {

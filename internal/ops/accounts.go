@@ -2,20 +2,33 @@ package ops
 
 import (
 	"context"
+	"os"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/fault"
+	"madmail/internal/settings"
 )
 
 // Desk is what the actions work on. app fills it.
 type Desk struct {
 	Accounts *account.Store
 	Domains  *account.Domains
-	// Usage tells what an account stores.
-	Usage func(address.Addr) (used, messages, limit int64)
+	Settings *settings.Store
+	// Change stores a setting, makes it so, and says what became of it.
+	Change func(ctx context.Context, c settings.Change) (effect string, err error)
+	// Where the server keeps things.
+	Where Where
+	// Usage tells what an account stores, in bytes.
+	Usage func(ctx context.Context, a address.Addr) (used, messages, limit int64, err error)
+	// Measured tells how many accounts have mail and how many bytes it is in all.
+	Measured func(ctx context.Context) (directories int, bytes int64, err error)
+	// Mail is the directory of an account's mail, which may not exist.
+	Mail func(address.Addr) string
 	// Link makes a login link.
 	Link func(a address.Addr, password string) string
 	// RemoveMail removes an account's mail.
@@ -26,8 +39,12 @@ type Desk struct {
 	Reload func(ctx context.Context) (Reloaded, error)
 	// AdminToken returns the admin token and the API's URL.
 	AdminToken func(rotate bool) (AdminToken, error)
-	// Registration reads or changes whether accounts can be made.
-	Registration func(ctx context.Context, open *bool) (bool, error)
+}
+
+// Where says where a server keeps things.
+type Where struct {
+	StateDir string `json:"state_dir"`
+	Database string `json:"database"`
 }
 
 // Service is the connections of one protocol.
@@ -81,20 +98,35 @@ type User struct {
 	NoBlock  bool   `json:"no_block,omitempty"`
 }
 
-// AccountInfo is what is known of an account.
+// AccountInfo is what is known of an account. Times are unix seconds, null when
+// there was none.
 type AccountInfo struct {
-	Username          string `json:"username"`
-	Credentials       bool   `json:"credentials"`
-	Blocked           bool   `json:"blocked"`
-	Blocklisted       bool   `json:"blocklisted"`
-	BlockReason       string `json:"block_reason,omitempty"`
-	CreatedAt         int64  `json:"created_at,omitempty"`
-	FirstLoginAt      int64  `json:"first_login_at,omitempty"`
-	LastLoginAt       int64  `json:"last_login_at,omitempty"`
-	FirstLoginPending bool   `json:"first_login_pending"`
-	UsedBytes         int64  `json:"used_bytes"`
-	MaxBytes          int64  `json:"max_bytes"`
-	MessageCount      int64  `json:"message_count"`
+	Username          string  `json:"username"`
+	Credentials       bool    `json:"credentials"`
+	Blocked           bool    `json:"blocked"`
+	Blocklisted       bool    `json:"blocklisted"`
+	BlockReason       *string `json:"block_reason"`
+	CreatedAt         *int64  `json:"created_at"`
+	FirstLoginAt      *int64  `json:"first_login_at"`
+	LastLoginAt       *int64  `json:"last_login_at"`
+	FirstLoginPending bool    `json:"first_login_pending"`
+	UsedBytes         int64   `json:"used_bytes"`
+	MaxBytes          *int64  `json:"max_bytes"` // null for no limit
+	MessageCount      int64   `json:"message_count"`
+	MaildirPresent    bool    `json:"maildir_present"`
+	MaildirPath       string  `json:"maildir_path"`
+}
+
+// AccountsStatus is the accounts as a whole.
+type AccountsStatus struct {
+	Logins           int   `json:"login_count"`
+	RegistrationOpen bool  `json:"registration_open"`
+	TokenRequired    bool  `json:"token_required"`
+	JITEnabled       bool  `json:"jit_enabled"`
+	Blocklisted      int   `json:"blocklisted"`
+	MailDirectories  int   `json:"mail_directories"`
+	StorageBytes     int64 `json:"storage_bytes"`
+	Where
 }
 
 // Blocked is a line of the block list.
@@ -115,6 +147,7 @@ type Created struct {
 // Registration is whether accounts can be made.
 type Registration struct {
 	Open bool `json:"open"`
+	JIT  bool `json:"jit_enabled"` // a first login makes the account
 }
 
 type none struct{}
@@ -127,19 +160,26 @@ func NewTable(d *Desk) Table {
 	Define(t, "admin-token", "Show the token of the admin API", func(_ context.Context, p struct{ Rotate bool }) (AdminToken, error) {
 		return d.AdminToken(p.Rotate)
 	})
-	Define(t, "registration", "Show or change whether accounts can be made", func(ctx context.Context, p struct{ Open *bool }) (Registration, error) {
-		open, err := d.Registration(ctx, p.Open)
-		return Registration{open}, err
-	})
+	Define(t, "registration", "Show or change whether accounts can be made", d.registration)
+	Define(t, "accounts.status", "Tell about the accounts as a whole", d.accountsStatus)
 	Define(t, "accounts.list", "List the accounts", d.list)
 	Define(t, "accounts.info", "Show one account", d.info)
 	Define(t, "accounts.create", "Make an account", d.create)
 	Define(t, "accounts.create-random", "Make an account with a random name and password", d.createRandom)
 	Define(t, "accounts.set-password", "Change a password", d.setPassword)
 	Define(t, "accounts.delete", "Remove an account and its mail", d.remove)
-	Define(t, "accounts.ban", "Remove an account and block its name", d.remove)
+	Define(t, "accounts.ban", "Remove an account, if there is one, and block its name", d.ban)
+	Define(t, "accounts.block", "Block a name and keep its account", d.block)
 	Define(t, "accounts.unban", "Free a blocked name", d.unban)
 	Define(t, "accounts.ban-list", "List the blocked names", d.banList)
+	Define(t, "settings.list", "List the settings", d.settingsList)
+	Define(t, "settings.get", "Show one setting", d.settingsGet)
+	Define(t, "settings.set", "Store a setting", d.settingsSet)
+	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
+	Define(t, "tokens.create", "Make a registration token", d.tokenCreate)
+	Define(t, "tokens.list", "List the registration tokens", d.tokenList)
+	Define(t, "tokens.status", "Show one registration token", d.tokenStatus)
+	Define(t, "tokens.delete", "Remove a registration token", d.tokenDelete)
 	return t
 }
 
@@ -152,35 +192,91 @@ func (d *Desk) parse(s string) (address.Addr, error) {
 	return a, nil
 }
 
-func (d *Desk) about(i account.Info) AccountInfo {
-	used, messages, limit := d.Usage(i.Addr)
-	return AccountInfo{
-		Username: i.Addr.Wire(), Credentials: i.Exists, Blocked: i.Blocked, Blocklisted: i.Blocked, BlockReason: i.BlockReason,
-		CreatedAt: i.CreatedAt, FirstLoginAt: i.FirstLogin, LastLoginAt: i.LastLogin, FirstLoginPending: i.Pending,
-		UsedBytes: used, MaxBytes: limit, MessageCount: messages,
+func (d *Desk) about(ctx context.Context, i account.Info) (AccountInfo, error) {
+	used, messages, limit, err := d.Usage(ctx, i.Addr)
+	if err != nil {
+		return AccountInfo{}, err
 	}
+	a := AccountInfo{
+		Username: i.Addr.Wire(), Credentials: i.Exists, Blocked: i.Blocked, Blocklisted: i.Blocked,
+		CreatedAt: moment(i.CreatedAt), FirstLoginAt: moment(i.FirstLogin), LastLoginAt: moment(i.LastLogin), FirstLoginPending: i.Pending,
+		UsedBytes: used, MessageCount: messages, MaildirPath: d.Mail(i.Addr),
+	}
+	if i.Blocked {
+		a.BlockReason = &i.BlockReason
+	}
+	if limit != account.Unlimited {
+		a.MaxBytes = &limit
+	}
+	a.MaildirPresent = messages > 0 || isThere(a.MaildirPath)
+	return a, nil
 }
 
-func (d *Desk) list(_ context.Context, p struct{ Pending bool }) (map[string][]AccountInfo, error) {
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func moment(unix int64) *int64 {
+	if unix <= 0 {
+		return nil
+	}
+	return &unix
+}
+
+func (d *Desk) list(ctx context.Context, p struct{ Pending bool }) (map[string][]AccountInfo, error) {
 	all := make([]AccountInfo, 0, d.Accounts.Count())
 	for _, i := range d.Accounts.List() {
-		if !p.Pending || i.Pending {
-			all = append(all, d.about(i))
+		if p.Pending && !i.Pending {
+			continue
 		}
+		a, err := d.about(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
 	}
 	return map[string][]AccountInfo{"accounts": all}, nil
 }
 
-func (d *Desk) info(_ context.Context, u User) (AccountInfo, error) {
+func (d *Desk) info(ctx context.Context, u User) (AccountInfo, error) {
 	a, err := d.parse(u.Username)
 	if err != nil {
 		return AccountInfo{}, err
 	}
 	i, err := d.Accounts.Info(a)
 	if err != nil {
-		return AccountInfo{}, err
+		return AccountInfo{}, missing(err, a)
 	}
-	return d.about(i), nil
+	return d.about(ctx, i)
+}
+
+// missing says which account there is none of.
+func missing(err error, a address.Addr) error {
+	if !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	return fault.WithHint(fault.New(fault.NotFound, "no such account: "+a.Wire()), `"madmail accounts list" names them all`)
+}
+
+func (d *Desk) accountsStatus(ctx context.Context, _ none) (AccountsStatus, error) {
+	s := d.Settings.Current()
+	directories, bytes, err := d.Measured(ctx)
+	return AccountsStatus{
+		Logins: d.Accounts.Count(), RegistrationOpen: s.Bool(settings.RegistrationOpen), TokenRequired: s.Bool(settings.TokenRequired),
+		JITEnabled: s.Bool(settings.JITRegistration), Blocklisted: len(d.Accounts.Blocks()),
+		MailDirectories: directories, StorageBytes: bytes, Where: d.Where,
+	}, err
+}
+
+func (d *Desk) registration(ctx context.Context, p struct{ Open *bool }) (Registration, error) {
+	if p.Open != nil {
+		if _, err := d.Change(ctx, settings.Change{Key: settings.RegistrationOpen, Value: strconv.FormatBool(*p.Open)}); err != nil {
+			return Registration{}, err
+		}
+	}
+	s := d.Settings.Current()
+	return Registration{Open: s.Bool(settings.RegistrationOpen), JIT: s.Bool(settings.JITRegistration)}, nil
 }
 
 func (d *Desk) create(ctx context.Context, u User) (Created, error) {
@@ -222,30 +318,76 @@ func (d *Desk) setPassword(ctx context.Context, u User) (User, error) {
 	if u.Password == "" {
 		return User{}, fault.New(fault.Invalid, "the password is empty")
 	}
-	return User{Username: a.Wire()}, d.Accounts.SetPassword(ctx, a, []byte(u.Password))
+	return User{Username: a.Wire()}, missing(d.Accounts.SetPassword(ctx, a, []byte(u.Password)), a)
 }
 
+// remove takes an account away. A name that has neither account nor mail is
+// more likely a typing error than a name to block.
 func (d *Desk) remove(ctx context.Context, u User) (User, error) {
 	a, err := d.parse(u.Username)
 	if err != nil {
 		return User{}, err
 	}
-	reason := strings.TrimSpace(u.Reason)
+	if _, messages, _, err := d.Usage(ctx, a); err != nil {
+		return User{}, err
+	} else if !d.Accounts.Exists(a) && messages == 0 && !isThere(d.Mail(a)) {
+		return User{}, missing(fault.New(fault.NotFound, ""), a)
+	}
 	if u.NoBlock {
-		reason = ""
+		u.Reason = ""
+	} else if strings.TrimSpace(u.Reason) == "" {
+		u.Reason = "account deleted via CLI"
 	}
-	if !d.Accounts.Exists(a) && u.NoBlock {
-		return User{}, fault.New(fault.NotFound, "no such account: "+a.Wire())
-	}
-	if err := d.Accounts.Delete(ctx, a, reason); err != nil && !(fault.Is(err, fault.NotFound) && reason != "") {
+	return d.take(ctx, a, u.Reason)
+}
+
+func (d *Desk) ban(ctx context.Context, u User) (User, error) {
+	a, err := d.parse(u.Username)
+	if err != nil {
 		return User{}, err
 	}
-	if reason != "" {
-		if err := d.Accounts.Block(ctx, a, reason); err != nil {
-			return User{}, err
-		}
+	if strings.TrimSpace(u.Reason) == "" {
+		u.Reason = "banned via CLI"
+	}
+	return d.take(ctx, a, u.Reason)
+}
+
+// take removes credentials first, then mail: when it is interrupted the account
+// is of no use, and the same command again does the rest.
+func (d *Desk) take(ctx context.Context, a address.Addr, reason string) (User, error) {
+	reason, err := oneLine(reason)
+	if err != nil {
+		return User{}, err
+	}
+	if err := d.Accounts.Delete(ctx, a, reason); err != nil && !(fault.Is(err, fault.NotFound) && reason == "") {
+		return User{}, err
 	}
 	return User{Username: a.Wire(), Reason: reason}, d.RemoveMail(ctx, a)
+}
+
+const maxReason = 1024
+
+func oneLine(reason string) (string, error) {
+	reason = strings.TrimSpace(reason)
+	if len(reason) > maxReason || strings.ContainsFunc(reason, unicode.IsControl) {
+		return "", fault.Newf(fault.Invalid, "a reason is one line of at most %d bytes", maxReason)
+	}
+	return reason, nil
+}
+
+func (d *Desk) block(ctx context.Context, u User) (User, error) {
+	a, err := d.parse(u.Username)
+	if err != nil {
+		return User{}, err
+	}
+	if strings.TrimSpace(u.Reason) == "" {
+		u.Reason = "manually blocked"
+	}
+	reason, err := oneLine(u.Reason)
+	if err != nil {
+		return User{}, err
+	}
+	return User{Username: a.Wire(), Reason: reason}, d.Accounts.Block(ctx, a, reason)
 }
 
 func (d *Desk) unban(ctx context.Context, u User) (User, error) {

@@ -43,7 +43,7 @@ type Account struct{ Email, Password, Link string }
 type Facts struct {
 	Domain, Host      string
 	Open              bool
-	Language          string
+	Language          string // "" lets the browser decide
 	Quota, MaxMessage int64
 	IMAPTLS, IMAP     int
 	SMTPTLS, SMTP     int
@@ -67,8 +67,11 @@ type Server struct {
 	page *template.Template
 
 	mu     sync.Mutex // guards the field below
-	visits map[netip.Prefix]*rate.Limiter
+	visits map[netip.Prefix]*visitor
 }
+
+// visitor is what one network may still ask for.
+type visitor struct{ burst, hour *rate.Limiter }
 
 // New returns a server without listeners.
 func New(opt Options) (*Server, error) {
@@ -78,19 +81,24 @@ func New(opt Options) (*Server, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	page, err := template.New("index.html").Funcs(template.FuncMap{"size": units.FormatSize, "link": func(s string) template.URL { return template.URL(s) }}).ParseFS(assets, "assets/index.html")
+	page, err := template.New("index.html").Funcs(template.FuncMap{"size": size, "link": func(s string) template.URL { return template.URL(s) }}).ParseFS(assets, "assets/index.html")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*rate.Limiter)}
+	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*visitor)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.index)
-	mux.HandleFunc("GET /index.html", s.index)
+	for path, serve := range map[string]http.HandlerFunc{
+		"/{$}": s.index, "/index.html": s.index, "/qr": s.qr, "/main.css": s.css,
+		"/.well-known/autoconfig/mail/config-v1.1.xml": s.autoconfig, "/mail/config-v1.1.xml": s.autoconfig,
+	} {
+		mux.HandleFunc("GET "+path, serve) // and HEAD
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Allow", "GET, HEAD")
+			plain(w, http.StatusMethodNotAllowed, "Method not allowed")
+		})
+	}
 	mux.HandleFunc("/new", s.create)
-	mux.HandleFunc("GET /qr", s.qr)
-	mux.HandleFunc("GET /main.css", s.css)
-	mux.HandleFunc("GET /.well-known/autoconfig/mail/config-v1.1.xml", s.autoconfig)
-	mux.HandleFunc("GET /mail/config-v1.1.xml", s.autoconfig)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusNotFound, "Not found") })
 	s.http = &http.Server{
 		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
@@ -131,6 +139,21 @@ func (s *Server) harden(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// plain answers with a short page that says nothing about this server.
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, "<!DOCTYPE html>\n<title>%s</title>\n<h1>%s</h1>\n", text, text)
+}
+
+// size prints a number of bytes for people; what no disk holds is no limit.
+func size(n int64) string {
+	if n >= 1<<62 {
+		return "∞"
+	}
+	return units.FormatSize(n)
 }
 
 type view struct {
@@ -202,45 +225,58 @@ func language(r *http.Request, set string) string {
 	if l := r.URL.Query().Get("lang"); words[l] != nil {
 		return l
 	}
-	if words[set] != nil && set != "en" {
+	if words[set] != nil {
 		return set
 	}
-	for _, part := range strings.Split(r.Header.Get("Accept-Language"), ",") {
-		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
-		tag, _, _ = strings.Cut(tag, "-")
-		if words[strings.ToLower(tag)] != nil {
-			return strings.ToLower(tag)
+	best, weight := "en", 0.0
+	for part := range strings.SplitSeq(r.Header.Get("Accept-Language"), ",") {
+		tag, param, _ := strings.Cut(strings.TrimSpace(part), ";")
+		tag, _, _ = strings.Cut(strings.ToLower(tag), "-")
+		q := 1.0
+		if v, ok := strings.CutPrefix(strings.TrimSpace(param), "q="); ok {
+			q, _ = strconv.ParseFloat(v, 64) // what is no number weighs nothing
+		}
+		if words[tag] != nil && q > weight && q <= 1 {
+			best, weight = tag, q
 		}
 	}
-	return "en"
+	return best
 }
 
-// allow limits what makes accounts: 2 a second, 5 at once, of one address or
-// one IPv6 network. Loopback is exempt.
+// maxVisitors bounds the table of networks that asked for accounts; when it is
+// full it is begun anew.
+const maxVisitors = 100_000
+
+// allow limits what makes accounts: 2 a second, 5 at once and 60 an hour for
+// one address or one IPv6 network. Loopback is exempt.
 func (s *Server) allow(r *http.Request) bool {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || ap.Addr().IsLoopback() {
-		return err == nil
+	if err != nil {
+		return false
+	}
+	ip := ap.Addr().Unmap()
+	if ip.IsLoopback() {
+		return true
 	}
 	bits := 32
-	if ap.Addr().Is6() {
+	if ip.Is6() {
 		bits = 64
 	}
-	p, err := ap.Addr().Unmap().Prefix(min(bits, ap.Addr().Unmap().BitLen()))
+	p, err := ip.Prefix(bits)
 	if err != nil {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.visits[p]
-	if l == nil {
-		if len(s.visits) >= 100_000 {
+	v := s.visits[p]
+	if v == nil {
+		if len(s.visits) >= maxVisitors {
 			clear(s.visits)
 		}
-		l = rate.NewLimiter(2, 5)
-		s.visits[p] = l
+		v = &visitor{burst: rate.NewLimiter(2, 5), hour: rate.NewLimiter(rate.Every(time.Minute), 60)}
+		s.visits[p] = v
 	}
-	return l.Allow()
+	return v.burst.Allow() && v.hour.Allow()
 }
 
 // create answers /new: an account for whoever asks, where registration is open.
@@ -261,13 +297,21 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, "Use POST")
 		return
 	}
-	if !s.allow(r) {
-		refuse(w, http.StatusTooManyRequests, "Too many new accounts from your network, try again later")
-		return
-	}
 	token, page, err := token(r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	no := func(status int, text string) {
+		if page {
+			s.show(w, r, status, view{Problem: text})
+			return
+		}
+		refuse(w, status, text)
+	}
+	if !s.allow(r) {
+		w.Header().Set("Retry-After", "60")
+		no(http.StatusTooManyRequests, "Too many new accounts from your network, try again later")
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
@@ -278,13 +322,10 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		if fault.Is(err, fault.Refused) || fault.Is(err, fault.Invalid) {
 			status = http.StatusForbidden
 		} else {
+			w.Header().Set("Retry-After", "60")
 			s.opt.Logger.Warn("an account could not be made", "err", err)
 		}
-		if page {
-			s.show(w, r, status, view{Problem: text})
-			return
-		}
-		refuse(w, status, text)
+		no(status, text)
 		return
 	}
 	switch {
@@ -340,7 +381,7 @@ func (s *Server) qr(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	png, err := invite.PNG(text)
-	if len(text) > 2048 || err != nil {
+	if err != nil {
 		http.Error(w, "Too long for a QR code", http.StatusBadRequest)
 		return
 	}

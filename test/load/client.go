@@ -14,8 +14,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,8 +45,18 @@ func (t Target) address(user string) string { return user + "@" + t.Domain }
 
 var sessions = tls.NewLRUClientSessionCache(1)
 
+// perSource bounds the connections from one address: servers limit them.
+const perSource = 500
+
+var dialled atomic.Uint32
+
 func dial(addr string, resume bool) (net.Conn, error) {
-	raw, err := net.DialTimeout("tcp", addr, 10*time.Second)
+	d := net.Dialer{Timeout: 10 * time.Second}
+	if runtime.GOOS == "linux" && strings.HasPrefix(addr, "127.") {
+		// All of 127/8 is this host there.
+		d.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 1, 0, byte(1+dialled.Add(1)/perSource%200))}
+	}
+	raw, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"madmail/test/testport"
 )
 
 // Ports are where a server listens, on 127.0.0.1.
@@ -50,12 +52,14 @@ func Binary(t testing.TB) string {
 	return b
 }
 
-// New prepares a server and starts it. extra is appended to its configuration.
+// New prepares a server and starts it. extra, whole lines, is appended to its
+// configuration; unless it says otherwise the server logs to its output.
 func New(t testing.TB, extra string) *Server {
 	t.Helper()
 	s := &Server{Dir: t.TempDir(), binary: Binary(t), t: t}
-	for _, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
-		*p = freePort(t)
+	free := testport.Ports(t, 7)
+	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
+		*p = free[i]
 	}
 	s.config = filepath.Join(s.Dir, "chatmail.toml")
 	text := fmt.Sprintf(`primary_domain = "127.0.0.1"
@@ -69,8 +73,10 @@ imap_tls_listen = "127.0.0.1:%d"
 http_listen = "127.0.0.1:%d"
 http_tls_listen = "127.0.0.1:%d"
 tls_mode = "self_signed"
-log = "stderr"
 `, s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	if !strings.Contains("\n"+extra, "\nlog = ") {
+		text += "log = \"stderr\"\n"
+	}
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -82,15 +88,6 @@ log = "stderr"
 		}
 	})
 	return s
-}
-
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Start starts the process, waits until it greets, and checks that what runs is

@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) mailbox.Store) {
 		{"InboxIsThereBeforeAnyMail", testInboxIsThere},
 		{"DeliveredMailIsVisibleAndComplete", testDeliver},
 		{"BodiesOfAnySizeComeBackAsTheyWere", testBodySizes},
+		{"HeadersComeAlone", testHead},
 		{"ABodyIsIndependentOfItsCopies", testBodyIndependence},
 		{"BodiesOfOtherMakersAreTaken", testForeignBody},
 		{"OneTargetFailsAlone", testTargetsFailAlone},

@@ -16,6 +16,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
+	"madmail/internal/message"
 )
 
 // Limits of mailbox names in Memory.
@@ -323,6 +324,22 @@ func (m *Memory) Open(ctx context.Context, b mailbox.Box, uid mailbox.UID) (c ma
 		return nil
 	})
 	return c, err
+}
+
+// Head returns the header block of a message. See mailbox.Store.
+func (m *Memory) Head(ctx context.Context, b mailbox.Box, uid mailbox.UID) (head []byte, err error) {
+	err = m.with(ctx, "Head", b, func(_ *effects, _ mailbox.Box, x *memBox) error {
+		data, ok := x.data[uid]
+		if !ok {
+			return fault.New(fault.NotFound, "Message does not exist")
+		}
+		if end := message.HeaderEnd(data); end >= 0 {
+			data = data[:end:end]
+		}
+		head = data
+		return nil
+	})
+	return head, err
 }
 
 // Change stores flags. See mailbox.Store.

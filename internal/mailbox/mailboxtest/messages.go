@@ -585,3 +585,29 @@ func testTransferToItself(s *suite) {
 		s.Errorf("after move: %q", got)
 	}
 }
+
+func testHead(s *suite) {
+	b := s.box(mailbox.Inbox)
+	head := "Message-ID: <1@localhost>\r\nX: " + strings.Repeat("y", 5000) + "\r\n\r\n"
+	for _, text := range []string{head + "hello\r\n", head, "Subject: no body\r\n", "\r\nbody alone\r\n", ""} {
+		uid := s.deliver(text, b)[0]
+		want := text
+		if i := strings.Index(text, "\r\n\r\n"); i >= 0 {
+			want = text[:i+4]
+		} else if strings.HasPrefix(text, "\r\n") {
+			want = "\r\n"
+		}
+		for range 2 { // from the disk, then from memory, where the store has one
+			got, err := s.s.Head(s.ctx, b, uid)
+			s.must(err)
+			if string(got) != want {
+				s.Errorf("header of %.20q: %.60q, want %.60q", text, got, want)
+			}
+		}
+		_, err := s.s.Expunge(s.ctx, b, mailbox.UIDSet{{First: uid, Last: uid}}, false)
+		s.must(err)
+		if got, err := s.s.Head(s.ctx, b, uid); !fault.Is(err, fault.NotFound) {
+			s.Errorf("header of an expunged message: %q, %v", got, err)
+		}
+	}
+}

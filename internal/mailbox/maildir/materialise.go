@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"madmail/internal/mailbox"
+	"madmail/internal/message"
 )
 
 // held is a message that has no file yet. Copies of one delivery share source.
@@ -115,6 +116,10 @@ func (s *Store) flushBox(b *box) error {
 			return err
 		}
 		lines = appendEntry(lines, h.Message, b.doneNext, h.base)
+		if end := message.HeaderEnd(h.data[:min(len(h.data), maxHead)]); end > 0 {
+			// Phones that come back list what waited for them. A copy: the body is large.
+			s.heads.put(headKey{b.key, b.validity, uid}, append(make([]byte, 0, end), h.data[:end]...))
+		}
 	}
 	h := header{validity: b.validity, next: b.doneNext, mod: b.doneMod}
 	err := s.disk.extend(b.index(), lines, appendHeader(nil, h))

@@ -110,6 +110,10 @@ func (s *Store) accountDir(a address.Addr) string {
 	return filepath.Join(s.mail, a.Wire())
 }
 
+// AccountDir returns the directory of a's mail, for operators to look at. It
+// may not exist.
+func (s *Store) AccountDir(a address.Addr) string { return s.accountDir(a) }
+
 func (s *Store) boxDir(b mailbox.Box) string {
 	if b.Name == mailbox.Inbox {
 		return filepath.Join(s.accountDir(b.Account), "Maildir")

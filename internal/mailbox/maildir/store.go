@@ -70,6 +70,7 @@ type Options struct {
 	Segments     int           // at most; 6
 	MaxBoxes     int           // mailboxes per account; 200
 	MaxLoaded    int           // mailboxes kept in memory with all messages; 8192
+	HeadCache    int           // header blocks kept in memory, in octets; 16 MiB
 	Checkpoint   time.Duration // how long work may wait for a checkpoint; 30 s
 	RecheckAfter time.Duration // how long a view is believed without a look at the directory; 2 s
 
@@ -90,6 +91,7 @@ func (o *Options) fill() error {
 	set(&o.Segments, 5)
 	set(&o.MaxBoxes, 200)
 	set(&o.MaxLoaded, 8192)
+	set(&o.HeadCache, 16<<20)
 	if o.SegmentSize == 0 {
 		o.SegmentSize = 8 << 20
 	}
@@ -128,6 +130,7 @@ type Store struct {
 	mu     sync.RWMutex // guards the field below
 	boxes  map[mailbox.Box]*box
 	loaded atomic.Int64 // mailboxes with all messages in memory
+	heads  heads
 
 	// The sequencer's.
 	j        journal
@@ -249,6 +252,7 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
+		heads:   heads{max: opt.HeadCache / 2},
 		opt:     opt,
 		log:     opt.Logger,
 		disk:    &disk{hook: opt.hook},

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -31,10 +32,11 @@ func run() error {
 	flag.StringVar(&t.SMTP, "smtp", "", "submission over TLS, host:port on loopback; default: start our own server")
 	flag.StringVar(&t.IMAP, "imap", "", "IMAP over TLS, host:port on loopback")
 	flag.StringVar(&t.Domain, "domain", "[127.0.0.1]", "domain of the accounts")
-	flag.StringVar(&t.Password, "password", "a-password-of-the-benchmark-0123456789", "password of all accounts")
+	flag.StringVar(&t.Password, "password", "tEvx4GmQz8bYw2KpLr7sNd5u", "password of all accounts")
 	flag.IntVar(&t.PID, "pid", 0, "process of the server, for CPU and memory")
 	seconds := flag.Int("seconds", 5, "how long each scenario runs, at most 60")
 	idle := flag.Int("idle", 5000, "idle connections, at most 10000")
+	only := flag.String("only", "", "run the scenarios whose names begin so")
 	asJSON := flag.Bool("json", false, "print JSON")
 	flag.Parse()
 	if *seconds < 1 || *seconds > 60 || *idle < 1 || *idle > 10000 {
@@ -69,6 +71,9 @@ func run() error {
 		{"fan-out", members(1, 50)},
 		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
 	} {
+		if *only != "" && !strings.HasPrefix(s.name, *only) {
+			continue
+		}
 		fmt.Fprintf(os.Stderr, "%s ...\n", s.name)
 		f, err := s.run()
 		if err != nil {
