@@ -350,12 +350,14 @@ func (c *session) store(cmd *command) response {
 	if err != nil {
 		return c.refusal(err)
 	}
+	var e effects
 	if silent {
-		err = c.updateBut(cmd.uid, set)
-	} else {
-		err = c.update(cmd.uid)
+		e.silent = set
 	}
-	if err != nil {
+	if cmd.uid {
+		e.named = set
+	}
+	if err := c.updateAfter(cmd.uid, e); err != nil {
 		return response{}
 	}
 	if len(res.Modified) == 0 {

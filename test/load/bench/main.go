@@ -69,6 +69,8 @@ func run() error {
 		{"members", func() ([]load.Figure, error) { return nil, t.Ensure("member%06d", 64) }},
 		{"submit 1", members(1, 1)}, {"submit 8", members(8, 1)}, {"submit 64", members(64, 1)},
 		{"fan-out", members(1, 50)},
+		{"mailbox", func() ([]load.Figure, error) { return t.Prefetch(10000, 1500) }},
+		{"fetch", func() ([]load.Figure, error) { return t.Fetch(12_000_000, d) }},
 		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
 	} {
 		if *only != "" && !strings.HasPrefix(s.name, *only) {
