@@ -1,6 +1,7 @@
 package imapserver
 
 import (
+	"errors"
 	"io"
 	"strings"
 
@@ -275,7 +276,11 @@ func (f *fetcher) header() ([]byte, error) {
 }
 
 // stream sends a range of the message in pieces, with constant memory.
-func (f *fetcher) stream(off, n int64) error {
+func (f *fetcher) stream(off, n int64) (err error) {
+	if f.lower != nil && n > maxHeld {
+		f.lower.hold()
+		defer func() { err = errors.Join(err, f.lower.let()) }()
+	}
 	for n > 0 {
 		b := f.out.bytes()
 		room := outSize - len(*b)
