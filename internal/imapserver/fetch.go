@@ -357,7 +357,7 @@ func (c *session) store(cmd *command) response {
 	}
 	var e effects
 	if silent {
-		e.silent = set
+		e.silent, e.failed, e.change = set, res.Modified, ch
 	}
 	if cmd.uid {
 		e.named = set

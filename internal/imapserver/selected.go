@@ -1,6 +1,7 @@
 package imapserver
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -153,8 +154,22 @@ func (c *session) update(expunge bool) error { return c.updateAfter(expunge, eff
 
 // effects are what a command of this client did, for the update after it.
 type effects struct {
-	silent mailbox.UIDSet // messages whose flags are not repeated
-	named  mailbox.UIDSet // messages whose responses have a UID, since the command had
+	named  mailbox.UIDSet     // messages whose responses have a UID, since the command had
+	silent mailbox.UIDSet     // messages that change was applied to without an answer,
+	failed mailbox.UIDSet     // but for these
+	change mailbox.FlagChange // of silent
+}
+
+// expected reports whether m is what a client that knew old makes of it by its
+// own silent change alone. What others did meanwhile it must be told (RFC 3501
+// section 6.4.6).
+func (e effects) expected(old *mailbox.View, m mailbox.Message) bool {
+	i, ok := old.Index(m.UID)
+	if !ok || !e.silent.Contains(m.UID) || e.failed.Contains(m.UID) {
+		return false
+	}
+	mine, _ := e.change.Apply(old.At(i))
+	return mine.Flags == m.Flags && slices.Equal(mine.Keywords, m.Keywords)
 }
 
 func (c *session) updateAfter(expunge bool, e effects) error {
@@ -175,7 +190,8 @@ func (c *session) updateAfter(expunge bool, e effects) error {
 		c.put("* BYE [UNAVAILABLE] Mailbox was rebuilt\r\n")
 		return errClose
 	}
-	d := Advance(c.known, v, expunge)
+	old := c.known
+	d := Advance(old, v, expunge)
 	c.known = d.Known
 	if c.qresync && len(d.Vanished) > 0 {
 		c.vanished("", d.Vanished)
@@ -188,11 +204,12 @@ func (c *session) updateAfter(expunge bool, e effects) error {
 		c.untagged(uint64(c.known.Len()), "EXISTS")
 	}
 	for _, m := range d.Flags {
-		if e.silent.Contains(m.UID) && !c.condstore {
+		expected := e.expected(old, m)
+		if expected && !c.condstore {
 			continue
 		}
 		i, _ := c.known.Index(m.UID)
-		c.flagsFetch(i, m, e.named.Contains(m.UID), !e.silent.Contains(m.UID))
+		c.flagsFetch(i, m, e.named.Contains(m.UID), !expected)
 	}
 	return nil
 }

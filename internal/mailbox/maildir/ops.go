@@ -245,7 +245,7 @@ func (d *delivering) plan(o *op) error {
 		if internal.IsZero() {
 			internal = now
 		}
-		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: unique(t.Keywords)}
+		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
 		b.next++
 		b.mod++
 		m.ModSeq = b.mod
@@ -388,7 +388,7 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 				res.Modified = res.Modified.Add(m.UID)
 				return
 			}
-			n, differs := change(m, c)
+			n, differs := c.Apply(m)
 			if !differs {
 				return
 			}
