@@ -29,7 +29,6 @@ func (c *session) mayPark() bool {
 // c.until, or an interruption. With true the caller must not touch the session
 // any more: another goroutine may be running it already.
 func (c *session) park() bool {
-	c.wire.settle()
 	if !c.mayPark() || !c.wire.atRest() || c.pull() {
 		return false
 	}
