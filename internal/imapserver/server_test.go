@@ -462,7 +462,8 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		return // they have one there: see package readable
 	}
-	d := build(t, TLS, func(o *Options) { o.KeepAlive = 2 * time.Second })
+	t.Parallel()
+	d := build(t, TLS, func(o *Options) { o.KeepAlive = 6 * time.Second })
 	var cs []*client
 	for i := range 20 {
 		conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true})
@@ -492,7 +493,8 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 		}
 		cs = append(cs, c)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	// Well before the timer, which would let them try again.
+	for deadline := time.Now().Add(4 * time.Second); ; runtime.Gosched() {
 		if st := d.srv.Stats(); st.Parked == len(cs) && d.srv.group.Live() == 0 {
 			break
 		}
