@@ -69,6 +69,9 @@ test-deltachat: build ## drive the real Delta Chat core against the binary just 
 	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
 
+test-crash: build ## kill -9 the binary just built under load, CRASH_ROUNDS times (50), and look what is left
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -count=1 -v -timeout 20m ./test/crash/...
+
 test-interop: build ## run mail programs of others (curl, isync) against the binary just built
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags interop -count=1 -timeout 5m ./test/interop/...
 
