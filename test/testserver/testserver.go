@@ -56,7 +56,13 @@ func Binary(t testing.TB) string {
 // configuration; unless it says otherwise the server logs to its output.
 func New(t testing.TB, extra string) *Server {
 	t.Helper()
-	s := &Server{Dir: t.TempDir(), binary: Binary(t), t: t}
+	return NewIn(t, t.TempDir(), extra)
+}
+
+// NewIn is New with a given state directory.
+func NewIn(t testing.TB, dir, extra string) *Server {
+	t.Helper()
+	s := &Server{Dir: dir, binary: Binary(t), t: t}
 	free := testport.Ports(t, 7)
 	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
 		*p = free[i]
