@@ -53,10 +53,11 @@ func (s *Splitter) decide(conn net.Conn) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })
 	first, protocols := hello(conn)
-	if !stop() || conn.SetDeadline(time.Time{}) != nil {
-		conn.Close() // too late, or gone
+	if !stop() { // too late
+		conn.Close()
 		return
 	}
+	_ = conn.SetReadDeadline(time.Time{})
 	to := s.rest
 	for _, p := range protocols {
 		if r := s.routes[p]; r != nil {

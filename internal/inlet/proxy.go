@@ -72,10 +72,11 @@ func (p *Proxied) begin(conn net.Conn) {
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		c := proxyproto.NewConn(conn, proxyproto.WithPolicy(proxyproto.REQUIRE), proxyproto.SetReadHeaderTimeout(headerTime))
 		header := c.ProxyHeader() // reads it
-		if !stop() || header == nil || conn.SetDeadline(time.Time{}) != nil {
+		if !stop() || header == nil {
 			conn.Close()
 			return
 		}
+		_ = conn.SetReadDeadline(time.Time{})
 		out = &inside{Conn: c, local: conn.LocalAddr(), remote: c.RemoteAddr()}
 		if header.Command.IsLocal() {
 			out = &inside{Conn: c, local: conn.LocalAddr(), remote: conn.RemoteAddr()} // the proxy speaks for itself
