@@ -69,6 +69,9 @@ test-deltachat: build ## drive the real Delta Chat core against the binary just 
 	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
 
+test-interop: build ## run mail programs of others (curl, isync) against the binary just built
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags interop -count=1 -timeout 5m ./test/interop/...
+
 bench: build ## measure the built server (T1): latency, throughput, logins, idle memory
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go run ./test/load/bench
 
@@ -84,17 +87,17 @@ fmt-check:
 
 vet:
 	go vet ./...
-	go vet -tags deltachat ./test/...
+	go vet -tags 'deltachat interop' ./test/...
 	@for o in darwin freebsd windows; do echo "vet $$o"; GOOS=$$o go vet ./cmd/... ./internal/... || exit 1; done
 
 lint: fmt-check vet ## formatting, vet, staticcheck, floors
-	$(STATICCHECK) -tags deltachat ./...
+	$(STATICCHECK) -tags deltachat,interop ./...
 	go test ./internal
 
 cover: ## coverage by package
 	go test -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
 
-check: lint race test test-deltachat ## what CI runs
+check: lint race test test-deltachat test-interop ## what CI runs
 
 dist: ## release binaries for all platforms, with checksums
 	@mkdir -p build/dist

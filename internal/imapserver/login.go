@@ -257,9 +257,7 @@ func (c *session) compress(cmd *command) response {
 		// A client that did not wait has sent compressed octets already.
 		in.take()
 		in.n = copy(*in.raw, (*c.wire.buf)[c.wire.r:c.wire.w])
-		in.note((*in.raw)[:in.n])
 		c.wire.r = c.wire.w
-		in.open()
 	}
 	c.wire.release()
 	c.wire.in = in

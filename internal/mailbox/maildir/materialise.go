@@ -104,6 +104,9 @@ func (s *Store) flushBox(b *box) error {
 	if !b.stale {
 		return nil
 	}
+	b.writes.Add(1)
+	b.flushing.Store(true)
+	defer b.flushing.Store(false)
 	uids := make([]mailbox.UID, 0, len(b.held))
 	for uid := range b.held {
 		uids = append(uids, uid)

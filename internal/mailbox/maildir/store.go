@@ -185,8 +185,11 @@ type box struct {
 
 	// Everybody's.
 	inflight atomic.Int32 // operations planned and not yet applied
+	plans    atomic.Int64 // operations planned, ever
+	writes   atomic.Int64 // times that held messages were written
 	view     atomic.Pointer[mailbox.View]
 	names    atomic.Pointer[map[mailbox.UID]string] // files not named by us
+	flushing atomic.Bool                            // files are being written: their directories' times are ours
 	mtimes   atomic.Pointer[[2]int64]               // of new/ and cur/ after our last change
 	checked  atomic.Int64                           // unix nanoseconds
 	used     atomic.Int64                           // unix nanoseconds
@@ -429,6 +432,7 @@ func (s *Store) record(r *record) {
 // holds notes that o has planned a change of b.
 func (o *op) holds(b *box) {
 	b.inflight.Add(1)
+	b.plans.Add(1)
 	o.boxes = append(o.boxes, b)
 }
 
