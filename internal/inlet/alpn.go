@@ -5,40 +5,43 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
+	"sync"
 	"time"
 
 	"madmail/internal/task"
 )
 
 const (
-	helloTime   = 10 * time.Second // for the first message of a TLS client, and to hand it over
-	maxDeciding = 1024             // connections of which it is not known yet what they want
+	helloTime    = 10 * time.Second // for the first message of a TLS client, and to hand it over
+	maxDeciding  = 8192             // connections of which it is not known yet what they want
+	maxPerSource = 128              // of them, of one address or IPv6 network
 )
 
 // Splitter serves several doors on one TLS port. A client says in its first
 // message which protocols it speaks (ALPN, RFC 7301); the first of them that has
 // a route decides. The door does the handshake, and finds the message untouched.
 type Splitter struct {
-	routes map[string]*Listener
+	route  func(protocol string) *Listener
 	rest   *Listener
 	group  task.Group
 	ctx    context.Context // ends with Stop; it has no other owner
 	cancel context.CancelFunc
-	slots  chan struct{}
+	slots  slots
 }
 
-// NewSplitter returns a splitter that hands clients to routes, by the protocol's
-// name, and all others to rest: those without ALPN, with other protocols only,
-// and what is no TLS.
-func NewSplitter(rest *Listener, routes map[string]*Listener) *Splitter {
-	s := &Splitter{routes: routes, rest: rest, slots: make(chan struct{}, maxDeciding)}
+// NewSplitter returns a splitter that asks route for the door of a protocol, by
+// its name; nil is none. All others go to rest: clients without ALPN, with other
+// protocols only, and what is no TLS.
+func NewSplitter(rest *Listener, route func(protocol string) *Listener) *Splitter {
+	s := &Splitter{route: route, rest: rest, slots: slots{perSource: maxPerSource}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
 // Serve accepts connections until l is closed; then it returns nil.
 func (s *Splitter) Serve(l net.Listener) error {
-	return serve(l, &s.group, s.slots, func(conn net.Conn) { s.decide(conn) })
+	return serve(l, &s.group, &s.slots, s.decide)
 }
 
 // Stop ends what is undecided and waits for it until ctx ends. Listeners are
@@ -60,7 +63,7 @@ func (s *Splitter) decide(conn net.Conn) {
 	_ = conn.SetReadDeadline(time.Time{})
 	to := s.rest
 	for _, p := range protocols {
-		if r := s.routes[p]; r != nil {
+		if r := s.route(p); r != nil {
 			to = r
 			break
 		}
@@ -101,9 +104,47 @@ func (t *tap) Write(p []byte) (int, error)      { return len(p), nil }
 func (t *tap) SetWriteDeadline(time.Time) error { return nil }
 func (t *tap) Close() error                     { return nil }
 
-// serve gives each connection of l to begin, in a goroutine that holds a slot.
+// slots are places for connections that are looked at.
+type slots struct {
+	perSource int // 0 is no limit
+
+	mu    sync.Mutex // guards the fields below
+	taken int
+	by    map[netip.Addr]int
+}
+
+// take takes a place and returns how to give it back, or nil when there is none.
+func (s *slots) take(from net.Addr) (give func()) {
+	var ip netip.Addr
+	if a, ok := from.(*net.TCPAddr); ok && s.perSource > 0 {
+		if ip = a.AddrPort().Addr().Unmap().WithZone(""); ip.Is6() {
+			p, _ := ip.Prefix(64) // it has 128 bits
+			ip = p.Addr()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken >= maxDeciding || s.perSource > 0 && s.by[ip] >= s.perSource {
+		return nil
+	}
+	if s.by == nil {
+		s.by = make(map[netip.Addr]int)
+	}
+	s.taken++
+	s.by[ip]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.taken--
+		if s.by[ip]--; s.by[ip] == 0 {
+			delete(s.by, ip)
+		}
+	}
+}
+
+// serve gives each connection of l to begin, in a goroutine that holds a place.
 // When there is none the connection is closed.
-func serve(l net.Listener, group *task.Group, slots chan struct{}, begin func(net.Conn)) error {
+func serve(l net.Listener, group *task.Group, places *slots, begin func(net.Conn)) error {
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -115,14 +156,14 @@ func serve(l net.Listener, group *task.Group, slots chan struct{}, begin func(ne
 			<-pause.C
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-			group.Go("inlet", func() {
-				defer func() { <-slots }()
-				begin(conn)
-			})
-		default:
+		give := places.take(conn.RemoteAddr())
+		if give == nil {
 			conn.Close()
+			continue
 		}
+		group.Go("inlet", func() {
+			defer give()
+			begin(conn)
+		})
 	}
 }

@@ -106,7 +106,9 @@ func TestSplitter(t *testing.T) {
 		t.Fatal(err)
 	}
 	web, imap, smtp := New(l.Addr()), New(l.Addr()), New(l.Addr())
-	s := NewSplitter(web, map[string]*Listener{"imap": imap, "smtp": smtp, "submission": smtp})
+	s := NewSplitter(web, func(p string) *Listener {
+		return map[string]*Listener{"imap": imap, "smtp": smtp, "submission": smtp}[p]
+	})
 	var group sync.WaitGroup
 	door(t, &group, web, "web", conf("h2", "http/1.1"))
 	door(t, &group, imap, "imap", conf("imap"))
@@ -196,6 +198,37 @@ func TestClientsThatSayNothingAreClosed(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestPlacesAreLimited(t *testing.T) {
+	at := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
+	s := slots{perSource: maxPerSource}
+	var give []func()
+	for range maxPerSource {
+		give = append(give, s.take(at("2001:db8::1")))
+	}
+	if s.take(at("2001:db8::2")) != nil {
+		t.Error("one network has more than its share")
+	}
+	other := s.take(at("2001:db8:1::1"))
+	if other == nil {
+		t.Fatal("another network has none")
+	}
+	for _, g := range append(give, other) {
+		g()
+	}
+	if s.taken != 0 || len(s.by) != 0 {
+		t.Errorf("%d, %v are left", s.taken, s.by)
+	}
+	free := new(slots)
+	for i := range maxDeciding {
+		if free.take(at("192.0.2.1")) == nil {
+			t.Fatalf("place %d", i)
+		}
+	}
+	if free.take(at("192.0.2.2")) != nil {
+		t.Error("no limit")
 	}
 }
 

@@ -31,9 +31,8 @@ type Proxied struct {
 func NewProxied(l net.Listener, trusted []netip.Prefix) *Proxied {
 	p := &Proxied{Listener: New(l.Addr()), sockets: l, trusted: trusted}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	slots := make(chan struct{}, maxDeciding)
 	p.group.Go("proxied", func() {
-		_ = serve(l, &p.group, slots, p.begin) // it ends when l is closed
+		_ = serve(l, &p.group, new(slots), p.begin) // it ends when l is closed
 		p.Listener.Close()
 	})
 	return p

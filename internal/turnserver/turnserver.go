@@ -48,7 +48,8 @@ type Config struct {
 	AllowPrivate bool
 }
 
-func (c *Config) check() error {
+// Check tells what is wrong with a configuration. Errors are fault.Invalid.
+func (c *Config) Check() error {
 	families := map[bool]bool{}
 	for _, a := range c.Relay {
 		ip := plain(a)
@@ -152,7 +153,7 @@ type clientKey struct {
 
 // New checks opt and returns a server without sockets. Errors are fault.Invalid.
 func New(opt Options) (*Server, error) {
-	if err := opt.Config.check(); err != nil {
+	if err := opt.Config.Check(); err != nil {
 		return nil, err
 	}
 	if opt.Now == nil {
@@ -180,7 +181,7 @@ func New(opt Options) (*Server, error) {
 // Configure replaces the configuration. Allocations and connections that are
 // there end; sockets stay. Errors are fault.Invalid, and nothing is changed.
 func (s *Server) Configure(c Config) error {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
 	s.mu.Lock()
