@@ -343,9 +343,22 @@ func (a *App) countCalls(st *ops.Status) {
 	}
 }
 
+// proxyFacts tells operators of Shadowsocks.
+func (a *App) proxyFacts() ops.ProxyFacts {
+	conf, s := a.conf.Load(), a.settings.Current()
+	f := ops.ProxyFacts{Addr: conf.SSAddr != "", Port: s.Port(settings.SSPort)}
+	if n, err := strconv.Atoi(portOf(config.Address(conf.SSAddr))); err == nil && s.Source(settings.SSPort) != settings.FromStore {
+		f.Port = n
+	}
+	if password := s.Text(settings.SSPassword); f.Addr && password != "" {
+		f.Link = shadowsocks.Link(s.Enum(settings.SSCipher), password, a.proxyHost(), f.Port)
+	}
+	return f
+}
+
 // proxyHost is the host in the link to Shadowsocks.
 func (a *App) proxyHost() string {
-	if h, _, err := net.SplitHostPort(strings.TrimPrefix(a.conf.Load().SSAddr, "tcp://")); err == nil {
+	if h, _, err := net.SplitHostPort(config.Address(a.conf.Load().SSAddr)); err == nil {
 		if ip, err := netip.ParseAddr(h); h != "" && (err != nil || !ip.IsUnspecified()) {
 			return h
 		}

@@ -21,6 +21,7 @@ import (
 	"madmail/internal/invite"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
+	"madmail/internal/shadowsocks"
 	"madmail/internal/version"
 	"madmail/internal/website"
 )
@@ -35,6 +36,7 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
+		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil
 }
@@ -209,8 +211,10 @@ func (a *App) change(ctx context.Context, c settings.Change) (effect string, err
 	switch moved := sockets.changes(); {
 	case len(p.Changed) == 0:
 		return "nothing changes: this value counted already", nil
-	case len(moved) > 0:
+	case len(moved) > 0 && sockets.sessionsStay():
 		return strings.Join(moved, "; ") + "; open sessions stay", nil
+	case len(moved) > 0:
+		return strings.Join(moved, "; "), nil
 	case len(moved) == 0 && !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !atOnce[k] }):
 		return "in effect", nil
 	case component || restart || rebind:

@@ -30,6 +30,7 @@ type doors struct {
 	mu    sync.Mutex // guards the field below
 	bound []Bound
 
+	// Made before anything listens, not changed afterwards.
 	inlets   map[string]*inlet.Listener // ways into the doors without a socket, by listener
 	splitter *inlet.Splitter            // of http_tls
 }
@@ -135,11 +136,12 @@ func (a *App) bind(context.Context) error {
 func (a *App) openInlets() {
 	a.doors.inlets = make(map[string]*inlet.Listener)
 	for _, name := range []string{"smtp", "submission", "submission_tls", "imap", "imap_tls", "http", "http_tls"} {
-		l := inlet.New(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		a.doors.inlets[name] = l
-		a.accept(Bound{config.Listener{Name: name, Net: "tcp", TLS: name == "http_tls"}, l})
+		a.doors.inlets[name] = inlet.New(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	}
 	a.doors.splitter = inlet.NewSplitter(a.doors.inlets["http_tls"], a.byProtocol)
+	for name, l := range a.doors.inlets { // they read the map: it is complete
+		a.accept(Bound{config.Listener{Name: name, Net: "tcp", TLS: name == "http_tls"}, l})
+	}
 }
 
 // byProtocol finds the door for clients that ask for mail on the port of HTTPS.
@@ -268,6 +270,12 @@ func (r *rebinding) commit() {
 	for _, b := range r.closes[r.closed:] {
 		b.l.Close()
 	}
+}
+
+// sessionsStay reports whether commit touched a service whose sessions outlive
+// its socket.
+func (r *rebinding) sessionsStay() bool {
+	return slices.ContainsFunc(append(slices.Clone(r.open), r.closes...), func(b Bound) bool { _, ok := r.a.doors.inlets[b.Name]; return ok })
 }
 
 // changes says what commit did, for the operator.

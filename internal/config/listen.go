@@ -26,6 +26,9 @@ func checkListen(s string) error {
 	return err
 }
 
+// Address is a listen address without its scheme: host:port.
+func Address(listen string) string { return trimScheme(listen) }
+
 func trimScheme(s string) string {
 	for _, p := range []string{"tcp://", "tls://", "udp://", "tcp:"} {
 		if rest, ok := strings.CutPrefix(s, p); ok {
