@@ -70,6 +70,9 @@ func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Ad
 	return auth.Identity{Account: a}, nil
 }
 
+// Allowed bans banned@x.org while it logs in.
+func (d *desk) Allowed(a address.Addr) bool { return a.Local() != "banned" }
+
 func (d *desk) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
 	w, err := d.store.NewBody(ctx)
 	if err != nil {
@@ -601,6 +604,18 @@ func TestAChangeElsewhereIsNotMistakenForTheAnswer(t *testing.T) {
 	}
 	if got := b.do("4", "UID FETCH 1 (UID MODSEQ)"); got[0] != `* 1 FETCH (FLAGS () MODSEQ (4))` || got[1] != "* 1 FETCH (UID 1 MODSEQ (4))" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestABanDuringTheLoginEndsTheSession(t *testing.T) {
+	c := build(t, STARTTLS, nil).dial(t)
+	c.line()
+	if l := c.do("a", `LOGIN banned@x.org "secret alice"`); l[0] != "a NO [AUTHENTICATIONFAILED] Authentication failed" {
+		t.Error(l)
+	}
+	c.until("* BYE")
+	if _, err := c.br.ReadByte(); err == nil {
+		t.Error("the session goes on")
 	}
 }
 

@@ -90,9 +90,8 @@ tls_mode = "self_signed"
 	return s
 }
 
-// Start starts the process, waits until it greets, and checks that what runs is
-// the binary under test (REQ-42).
-func (s *Server) Start() {
+// Launch starts the process and does not wait for it.
+func (s *Server) Launch() *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(s.binary, "--config", s.config, "--state-dir", s.Dir, "run")
 	cmd.Stdout, cmd.Stderr = s, s
@@ -102,6 +101,14 @@ func (s *Server) Start() {
 	s.mu.Lock()
 	s.cmd = cmd
 	s.mu.Unlock()
+	return cmd
+}
+
+// Start starts the process, waits until it greets, and checks that what runs is
+// the binary under test (REQ-42).
+func (s *Server) Start() {
+	s.t.Helper()
+	cmd := s.Launch()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.IMAP), time.Second)
