@@ -1079,3 +1079,29 @@ func FuzzDatagrams(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkRelay sends frames as long as a video's from a peer to a caller.
+func BenchmarkRelay(b *testing.B) {
+	h := start(b, func(o *Options) { o.Limits.Rate = -1 })
+	client, relay := h.allocate("udp")
+	peer, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer peer.Close()
+	if err := client.CreatePermission(peer.LocalAddr()); err != nil {
+		b.Fatal(err)
+	}
+	frame, p := make([]byte, 1200), make([]byte, 2000)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := peer.WriteTo(frame, relay.LocalAddr()); err != nil {
+			b.Fatal(err)
+		}
+		_ = relay.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, _, err := relay.ReadFrom(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
