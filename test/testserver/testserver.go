@@ -192,6 +192,9 @@ func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 // Kill ends it as a crash does.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
+// Program returns the path of the binary under test.
+func (s *Server) Program() string { return s.binary }
+
 // PID returns the running process's id.
 func (s *Server) PID() int {
 	s.mu.Lock()
