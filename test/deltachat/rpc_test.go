@@ -32,11 +32,12 @@ type core struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 
-	mu     sync.Mutex // guards the fields below
-	next   int
-	calls  map[int]chan reply
-	events []event
-	news   chan struct{} // closed and replaced when events come
+	mu       sync.Mutex // guards the fields below
+	next     int
+	calls    map[int]chan reply
+	events   []event
+	troubles int           // answers that could not be read
+	news     chan struct{} // closed and replaced when events come
 }
 
 type reply struct {
@@ -102,7 +103,10 @@ func (c *core) read(out io.Reader) {
 			ID int `json:"id"`
 			reply
 		}
-		if json.Unmarshal(line, &msg) != nil {
+		if err := json.Unmarshal(line, &msg); err != nil {
+			c.mu.Lock()
+			c.events = append(c.events, event{0, "Trouble", map[string]any{"line": err.Error()}})
+			c.mu.Unlock()
 			continue
 		}
 		c.mu.Lock()
@@ -146,29 +150,58 @@ func (c *core) send(method string, params []any) chan reply {
 	return ch
 }
 
-// pump keeps a request for events outstanding.
+// pump keeps a request for events outstanding. One that is not answered for
+// long is left to itself and another is made: events go to whoever asks first.
 func (c *core) pump() {
+	var late sync.WaitGroup
+	defer late.Wait()
 	for {
-		r, ok := <-c.send("get_next_event_batch", nil)
-		if !ok || r.Error != nil {
-			return
+		ch := c.send("get_next_event_batch", nil)
+		select {
+		case r, ok := <-ch:
+			if !c.take(r, ok) {
+				return
+			}
+		case <-time.After(15 * time.Second):
+			late.Go(func() {
+				r, ok := <-ch
+				c.take(r, ok)
+			})
 		}
-		var batch []struct {
-			ContextID int            `json:"contextId"`
-			Event     map[string]any `json:"event"`
-		}
-		if json.Unmarshal(r.Result, &batch) != nil {
-			return
-		}
-		c.mu.Lock()
-		for _, b := range batch {
-			kind, _ := b.Event["kind"].(string)
-			c.events = append(c.events, event{b.ContextID, kind, b.Event})
-		}
-		close(c.news)
-		c.news = make(chan struct{})
-		c.mu.Unlock()
 	}
+}
+
+// take files events and reports whether there may be more.
+func (c *core) take(r reply, ok bool) bool {
+	if !ok {
+		return false
+	}
+	var batch []struct {
+		ContextID int            `json:"contextId"`
+		Event     map[string]any `json:"event"`
+	}
+	trouble := ""
+	if r.Error != nil {
+		trouble = r.Error.Message
+	} else if err := json.Unmarshal(r.Result, &batch); err != nil {
+		trouble = err.Error()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if trouble != "" {
+		c.events = append(c.events, event{0, "Trouble", map[string]any{"events": trouble}})
+		c.troubles++
+	}
+	for _, b := range batch {
+		kind, _ := b.Event["kind"].(string)
+		if kind == "ImexProgress" {
+			continue // a thousand of each transfer
+		}
+		c.events = append(c.events, event{b.ContextID, kind, b.Event})
+	}
+	close(c.news)
+	c.news = make(chan struct{})
+	return c.troubles < 20
 }
 
 // try calls a method and returns its error.
@@ -225,7 +258,7 @@ func (c *core) wait(mark, account int, what string, ok func(event) bool) event {
 		case <-deadline:
 			c.mu.Lock()
 			var seen []string
-			for _, e := range c.events[max(0, len(c.events)-40):] {
+			for _, e := range c.events[max(0, len(c.events)-60):] {
 				seen = append(seen, fmt.Sprintf("%d %s %v", e.Account, e.Kind, e.Fields))
 			}
 			c.mu.Unlock()
