@@ -68,16 +68,32 @@ func NewMessage(body io.ReaderAt, stored int64) (*Message, error) {
 	if err := m.scan(io.NewSectionReader(body, 0, stored)); err != nil {
 		return nil, fault.Wrap(fault.Busy, err, "outbound: read a message")
 	}
-	head := make([]byte, min(m.size, message.MaxHeader+2))
-	if _, err := io.ReadFull(m.plain(), head); err != nil {
-		return nil, fault.Wrap(fault.Busy, err, "outbound: read a message")
+	var err error
+	if m.header, err = readHeader(m.plain()); err != nil {
+		return nil, err
 	}
-	end := message.HeaderEnd(head)
-	if end < 0 {
-		return nil, fault.New(fault.Invalid, "outbound: a message without end of its header")
-	}
-	m.header = head[:end]
 	return m, nil
+}
+
+// readHeader reads the header block with its blank line.
+func readHeader(r io.Reader) ([]byte, error) {
+	var head []byte
+	for size := 8 << 10; size <= 2*message.MaxHeader; size *= 2 {
+		n := len(head)
+		head = append(head, make([]byte, size-n)...)
+		k, err := io.ReadFull(r, head[n:])
+		head = head[:n+k]
+		if end := message.HeaderEnd(head); end >= 0 && end <= message.MaxHeader+2 {
+			return head[:end:end], nil
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return nil, fault.Wrap(fault.Busy, err, "outbound: read a message")
+		}
+	}
+	return nil, fault.New(fault.Invalid, "outbound: a message without end of its header")
 }
 
 // scan finds what has to be known before the first octet goes out.
@@ -85,6 +101,9 @@ func (m *Message) scan(r io.Reader) error {
 	count := counter{}
 	mended := newMender(r)
 	_, err := io.Copy(&count, mended)
+	if err == nil && mended.taken != m.stored {
+		err = io.ErrUnexpectedEOF
+	}
 	m.size, m.ragged, m.eightBit = count.n, mended.mended, count.eightBit
 	return err
 }
@@ -118,6 +137,7 @@ type mender struct {
 	out    []byte
 	err    error
 	mended bool // something was changed
+	taken  int64
 
 	lastCR bool
 	col    int  // octets since the last line end
@@ -141,6 +161,7 @@ func (m *mender) Read(p []byte) (int, error) {
 
 func (m *mender) fill() {
 	n, err := m.r.Read(m.buf)
+	m.taken += int64(n)
 	in := m.buf[:n]
 	out := m.in[:0]
 	for _, c := range in {

@@ -1,10 +1,11 @@
 package outbound
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"madmail/internal/address"
@@ -31,9 +32,30 @@ const (
 
 // try delivers an entry as far as possible and gives it back to the queue.
 func (w *Worker) try(ctx context.Context, e *queue.Entry) {
-	// In case of a panic the entry must not stay taken. Release does nothing to
-	// one that was given back.
-	defer w.opt.Queue.Release(e.ID)
+	ended := false
+	defer func() {
+		if ended {
+			w.opt.Queue.Release(e.ID) // does nothing to one that was given back
+			return
+		}
+		// A panic. The entry must not stay taken, nor come back at once.
+		now := w.opt.Now()
+		if e.Expires.Before(now) {
+			w.opt.Queue.SetAside(e.ID, errors.New("delivering this message makes the server fail"))
+			return
+		}
+		e.Tries, e.Last, e.Error = e.Tries+1, now, "451 4.3.0 Local error"
+		e.Due = now.Add(w.opt.Schedule.Wait(e.Tries, w.opt.Random()))
+		if err := w.opt.Queue.Retry(e); err != nil {
+			w.opt.Logger.Error("the queue cannot write down what happened", "err", err)
+		}
+	}()
+	w.deliver(ctx, e)
+	ended = true
+}
+
+// deliver is try without its safety net.
+func (w *Worker) deliver(ctx context.Context, e *queue.Entry) {
 	var todo []int
 	for i, r := range e.To {
 		if r.Failure == nil {
@@ -388,11 +410,8 @@ func (w *Worker) tell(ctx context.Context, e *queue.Entry) bool {
 func (w *Worker) bounce(ctx context.Context, e *queue.Entry, failed []message.Failure) error {
 	var header []byte
 	if b, err := w.opt.Queue.Body(e.ID); err == nil {
-		head := make([]byte, min(b.Size(), message.MaxHeader))
-		if n, err := b.ReadAt(head, 0); int64(n) == int64(len(head)) || err == nil {
-			if end := message.HeaderEnd(head); end >= 0 {
-				header = bytes.Clone(head[:end])
-			}
+		if header, err = readHeader(io.NewSectionReader(b, 0, b.Size())); err != nil {
+			header = nil // then it is told without
 		}
 		if err := b.Close(); err != nil {
 			w.opt.Logger.Debug("close a body", "err", err)
