@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func (c *Client) connect(ctx context.Context, t outbound.Target) (*conn, *outbou
 		cn.close()
 		return fail(err)
 	case said != nil:
-		cn.quit()
+		cn.quit(true)
 		o := outbound.ClassifySMTP(t.Host, outbound.Greeting, said.code, said.text)
 		return nil, &o
 	}
@@ -269,7 +270,7 @@ func (cn *conn) send(ctx context.Context, l *outbound.Letter, some []int) (res r
 	for _, i := range some {
 		commands = append(commands, "RCPT TO:<"+l.To[i].Wire()+">")
 	}
-	replies, err := cn.exchange(append(commands, "DATA"))
+	replies, err := cn.exchange(append(commands, "DATA"), first)
 	if err != nil {
 		res.broken, res.stale = true, used && len(replies) == 0
 		o := outbound.Unreachable(cn.host, err)
@@ -358,14 +359,29 @@ func (cn *conn) parameters(l *outbound.Letter) string {
 }
 
 // exchange sends commands and reads their replies, all at once where the server allows
-// it. On an error it returns the replies that came.
-func (cn *conn) exchange(commands []string) ([]reply, error) {
+// it; else not those that make no sense after a refusal. mail is where MAIL stands, the
+// last is DATA. On an error it returns the replies that came.
+func (cn *conn) exchange(commands []string, mail int) ([]reply, error) {
 	size := 1
 	if _, ok := cn.ext["PIPELINING"]; ok {
 		size = window
 	}
 	replies := make([]reply, 0, len(commands))
+	fill := func(r reply) ([]reply, error) {
+		for len(replies) < cap(replies) {
+			replies = append(replies, r)
+		}
+		return replies, nil
+	}
 	for len(commands) > 0 {
+		if n := len(replies); size == 1 && n > mail {
+			if replies[mail].code/100 != 2 {
+				return fill(replies[mail])
+			}
+			if len(commands) == 1 && !slices.ContainsFunc(replies[mail+1:], func(r reply) bool { return r.code/100 == 2 }) {
+				return fill(reply{code: 503, text: "no recipients"})
+			}
+		}
 		some := commands[:min(size, len(commands))]
 		commands = commands[len(some):]
 		for _, c := range some {
@@ -382,10 +398,7 @@ func (cn *conn) exchange(commands []string) ([]reply, error) {
 				return replies, err
 			}
 			if replies = append(replies, r); r.code == 421 { // RFC 5321 section 3.8: nothing follows
-				for len(replies) < cap(replies) {
-					replies = append(replies, r)
-				}
-				return replies, nil
+				return fill(r)
 			}
 		}
 	}
@@ -419,15 +432,15 @@ func (cn *conn) data(l *outbound.Letter, wanted bool) (reply, error) {
 	return r, nil
 }
 
-// quit says goodbye, without waiting for long, and closes.
-func (cn *conn) quit() {
-	cn.wire.timeout = 2 * time.Second
+// quit says goodbye and closes. patient waits a moment for the answer.
+func (cn *conn) quit(patient bool) {
+	cn.wire.timeout = time.Second
 	ctx, cancel := context.WithTimeout(context.Background(), cn.wire.timeout)
 	defer cancel()
 	release := cn.wire.bind(ctx)
 	defer release()
 	_, _ = cn.w.WriteString("QUIT\r\n")
-	if cn.w.Flush() == nil {
+	if cn.w.Flush() == nil && patient {
 		_, _ = cn.read()
 	}
 	cn.close()

@@ -195,7 +195,7 @@ func (c *Client) keep(k key, cn *conn) {
 	c.mu.Lock()
 	if k.level == 255 || c.closed || c.kept >= maxKept || len(c.idle[k]) >= maxPerHost {
 		c.mu.Unlock()
-		cn.quit()
+		cn.quit(false)
 		return
 	}
 	defer c.mu.Unlock()
@@ -212,7 +212,7 @@ func (c *Client) keep(k key, cn *conn) {
 			}
 		}
 		c.mu.Unlock()
-		cn.quit()
+		cn.quit(true)
 	})
 }
 
@@ -232,7 +232,7 @@ func (c *Client) Close() {
 	c.kept = 0
 	c.mu.Unlock()
 	for _, cn := range all {
-		cn.quit()
+		cn.quit(false)
 	}
 }
 
