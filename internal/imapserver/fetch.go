@@ -1,6 +1,7 @@
 package imapserver
 
 import (
+	"errors"
 	"io"
 	"strings"
 
@@ -275,7 +276,11 @@ func (f *fetcher) header() ([]byte, error) {
 }
 
 // stream sends a range of the message in pieces, with constant memory.
-func (f *fetcher) stream(off, n int64) error {
+func (f *fetcher) stream(off, n int64) (err error) {
+	if f.lower != nil && n > maxHeld {
+		f.lower.hold()
+		defer func() { err = errors.Join(err, f.lower.let()) }()
+	}
 	for n > 0 {
 		b := f.out.bytes()
 		room := outSize - len(*b)
@@ -350,12 +355,14 @@ func (c *session) store(cmd *command) response {
 	if err != nil {
 		return c.refusal(err)
 	}
+	var e effects
 	if silent {
-		err = c.updateBut(cmd.uid, set)
-	} else {
-		err = c.update(cmd.uid)
+		e.silent, e.failed, e.change = set, res.Modified, ch
 	}
-	if err != nil {
+	if cmd.uid {
+		e.named = set
+	}
+	if err := c.updateAfter(cmd.uid, e); err != nil {
 		return response{}
 	}
 	if len(res.Modified) == 0 {

@@ -188,6 +188,10 @@ func (c *session) verify(user string, password []byte) response {
 	}
 	c.srv.logins.Add(1)
 	c.login.Store(&id.Account)
+	if !c.srv.opt.Auth.Allowed(id.Account) {
+		c.end("This account's sessions were ended")
+		return no("AUTHENTICATIONFAILED", "Authentication failed")
+	}
 	r := ok("Logged in")
 	before := len(*c.out.bytes())
 	c.capabilities()
@@ -257,9 +261,7 @@ func (c *session) compress(cmd *command) response {
 		// A client that did not wait has sent compressed octets already.
 		in.take()
 		in.n = copy(*in.raw, (*c.wire.buf)[c.wire.r:c.wire.w])
-		in.note((*in.raw)[:in.n])
 		c.wire.r = c.wire.w
-		in.open()
 	}
 	c.wire.release()
 	c.wire.in = in

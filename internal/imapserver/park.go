@@ -1,8 +1,6 @@
 package imapserver
 
 import (
-	"net"
-	"os"
 	"syscall"
 	"time"
 
@@ -18,24 +16,8 @@ const lingers = 2 * time.Second
 type parking struct {
 	watch *readable.Watch // nil until the first time
 	timer *time.Timer     // ends the wait at until
-	dry   *dryConn        // below TLS, or nil
+	lower *lowerConn      // below TLS, or nil
 	never bool            // the system cannot watch this connection
-}
-
-// dryConn is a connection that can be told to have nothing to read. crypto/tls
-// reads ahead: when a client sends two records in one segment, the second lies
-// inside it while the socket is silent. Asking TLS for octets over a dry
-// connection shows whether it has some.
-type dryConn struct {
-	net.Conn
-	on bool
-}
-
-func (d *dryConn) Read(p []byte) (int, error) {
-	if d.on {
-		return 0, os.ErrDeadlineExceeded // temporary: TLS goes on afterwards
-	}
-	return d.Conn.Read(p)
 }
 
 // mayPark reports whether the session can wait without a goroutine, now.
@@ -47,7 +29,6 @@ func (c *session) mayPark() bool {
 // c.until, or an interruption. With true the caller must not touch the session
 // any more: another goroutine may be running it already.
 func (c *session) park() bool {
-	c.wire.settle()
 	if !c.mayPark() || !c.wire.atRest() || c.pull() {
 		return false
 	}
@@ -78,8 +59,8 @@ func (c *session) park() bool {
 
 func (c *session) startWatch() bool {
 	conn := c.conn
-	if c.dry != nil {
-		conn = c.dry.Conn
+	if c.lower != nil {
+		conn = c.lower.Conn
 	}
 	raw, ok := conn.(syscall.Conn)
 	poller := c.srv.poller.Load()
@@ -96,12 +77,12 @@ func (c *session) startWatch() bool {
 
 // pull takes what TLS holds back, and reports whether there was anything.
 func (c *session) pull() bool {
-	if c.dry == nil {
+	if c.lower == nil {
 		return false
 	}
-	c.dry.on = true
+	c.lower.dry = true
 	n, _ := c.conn.Read(c.wire.one[:])
-	c.dry.on = false
+	c.lower.dry = false
 	if n == 0 {
 		return false
 	}

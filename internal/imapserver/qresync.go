@@ -54,7 +54,7 @@ func (c *session) resynchronise(q *resync) {
 	c.vanishedEarlier(q.since, q.known)
 	c.known.Each(set, func(i int, m mailbox.Message) {
 		if m.ModSeq > q.since {
-			c.flagsFetch(i, m, true)
+			c.flagsFetch(i, m, true, true)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package imapserver
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -149,10 +150,29 @@ func (c *session) unselect(cmd *command) response {
 
 // update tells the client what changed since it was last told. Without expunge
 // it keeps quiet about messages that went: their sequence numbers stay.
-func (c *session) update(expunge bool) error { return c.updateBut(expunge, nil) }
+func (c *session) update(expunge bool) error { return c.updateAfter(expunge, effects{}) }
 
-// updateBut is update that does not repeat the flags of the messages in silent.
-func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
+// effects are what a command of this client did, for the update after it.
+type effects struct {
+	named  mailbox.UIDSet     // messages whose responses have a UID, since the command had
+	silent mailbox.UIDSet     // messages that change was applied to without an answer,
+	failed mailbox.UIDSet     // but for these
+	change mailbox.FlagChange // of silent
+}
+
+// expected reports whether m is what a client that knew old makes of it by its
+// own silent change alone. What others did meanwhile it must be told (RFC 3501
+// section 6.4.6).
+func (e effects) expected(old *mailbox.View, m mailbox.Message) bool {
+	i, ok := old.Index(m.UID)
+	if !ok || !e.silent.Contains(m.UID) || e.failed.Contains(m.UID) {
+		return false
+	}
+	mine, _ := e.change.Apply(old.At(i))
+	return mine.Flags == m.Flags && slices.Equal(mine.Keywords, m.Keywords)
+}
+
+func (c *session) updateAfter(expunge bool, e effects) error {
 	c.mu.Lock()
 	c.woken = false // before the look, so that no change falls between
 	c.mu.Unlock()
@@ -170,7 +190,8 @@ func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
 		c.put("* BYE [UNAVAILABLE] Mailbox was rebuilt\r\n")
 		return errClose
 	}
-	d := Advance(c.known, v, expunge)
+	old := c.known
+	d := Advance(old, v, expunge)
 	c.known = d.Known
 	if c.qresync && len(d.Vanished) > 0 {
 		c.vanished("", d.Vanished)
@@ -183,27 +204,39 @@ func (c *session) updateBut(expunge bool, silent mailbox.UIDSet) error {
 		c.untagged(uint64(c.known.Len()), "EXISTS")
 	}
 	for _, m := range d.Flags {
-		if silent.Contains(m.UID) && !c.condstore {
+		expected := e.expected(old, m)
+		if expected && !c.condstore {
 			continue
 		}
 		i, _ := c.known.Index(m.UID)
-		c.flagsFetch(i, m, !silent.Contains(m.UID))
+		c.flagsFetch(i, m, e.named.Contains(m.UID), !expected)
 	}
 	return nil
 }
 
-// flagsFetch tells the flags of a message unasked.
-func (c *session) flagsFetch(i int, m mailbox.Message, withFlags bool) {
+// flagsFetch tells the flags of a message that nobody fetched. It names the UID
+// only to clients that have asked for that, or caused it by a UID command: Delta
+// Chat takes any response with the UID that it is fetching for the answer, and
+// when another device's change came in between it dropped the message unread.
+func (c *session) flagsFetch(i int, m mailbox.Message, named, flags bool) {
 	c.put("* ")
 	c.num(uint64(i + 1))
-	c.put(" FETCH (UID ")
-	c.num(uint64(m.UID))
-	if withFlags {
-		c.put(" ")
+	c.put(" FETCH (")
+	if named || c.qresync || c.rev2 {
+		c.put("UID ")
+		c.num(uint64(m.UID))
+		if flags || c.condstore {
+			c.put(" ")
+		}
+	}
+	if flags {
 		c.flags(m)
 	}
 	if c.condstore {
-		c.put(" MODSEQ (")
+		if flags {
+			c.put(" ")
+		}
+		c.put("MODSEQ (")
 		c.num(uint64(m.ModSeq))
 		c.put(")")
 	}

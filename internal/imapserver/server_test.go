@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,6 +69,9 @@ func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Ad
 	}
 	return auth.Identity{Account: a}, nil
 }
+
+// Allowed bans banned@x.org while it logs in.
+func (d *desk) Allowed(a address.Addr) bool { return a.Local() != "banned" }
 
 func (d *desk) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
 	w, err := d.store.NewBody(ctx)
@@ -372,25 +376,30 @@ func TestNoMailIsMissedAroundIdle(t *testing.T) {
 					d.deliver(t, alice, fmt.Sprintf("Subject: %d\r\n\r\n%d\r\n", i, i))
 				}
 			})
-			seen := 0
+			seen, announced := 0, 0
 			for seen < total {
-				c.send("i IDLE\r\n")
-				plus := false
-				for {
+				// As the client does: what a FETCH announced is fetched without IDLE.
+				if announced <= seen {
+					c.send("i IDLE\r\n")
+				}
+				for plus := false; announced <= seen; {
 					l := c.line()
 					if strings.HasPrefix(l, "+ ") {
 						plus = true
 						continue
 					}
 					if n, ok := strings.CutSuffix(l, " EXISTS"); ok && plus {
-						if got, _ := strconv.Atoi(strings.TrimPrefix(n, "* ")); got > seen {
-							break
+						announced, _ = strconv.Atoi(strings.TrimPrefix(n, "* "))
+						if announced > seen {
+							c.send("DONE\r\n")
+							c.until("i ")
 						}
 					}
 				}
-				c.send("DONE\r\n")
-				c.until("i ")
 				for _, l := range c.do("f", fmt.Sprintf("UID FETCH %d:%d (UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (SUBJECT)])", seen+1, seen+500)) {
+					if n, ok := strings.CutSuffix(l, " EXISTS"); ok {
+						announced, _ = strconv.Atoi(strings.TrimPrefix(n, "* "))
+					}
 					if strings.Contains(l, "FETCH (") {
 						seen++
 						if !strings.Contains(l, fmt.Sprintf("UID %d ", seen)) || !strings.Contains(l, fmt.Sprintf("Subject: %d\r\n", seen-1)) {
@@ -456,7 +465,8 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		return // they have one there: see package readable
 	}
-	d := build(t, TLS, func(o *Options) { o.KeepAlive = 2 * time.Second })
+	t.Parallel()
+	d := build(t, TLS, func(o *Options) { o.KeepAlive = 6 * time.Second })
 	var cs []*client
 	for i := range 20 {
 		conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true})
@@ -471,11 +481,23 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 			c.compress()
 		}
 		c.do("s", "SELECT INBOX")
-		c.send("i IDLE\r\n")
-		c.until("+")
+		if i%4 == 0 {
+			// The end of the flush comes when the session waits already.
+			part := &holding{Conn: conn, on: true}
+			c.z.Reset(part)
+			c.send("i IDLE\r\n")
+			_, _ = conn.Write(part.buf.Next(part.buf.Len() - 4))
+			c.until("+")
+			_, _ = conn.Write(part.buf.Bytes())
+			c.z.Reset(conn)
+		} else {
+			c.send("i IDLE\r\n")
+			c.until("+")
+		}
 		cs = append(cs, c)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	// Well before the timer, which would let them try again.
+	for deadline := time.Now().Add(4 * time.Second); ; runtime.Gosched() {
 		if st := d.srv.Stats(); st.Parked == len(cs) && d.srv.group.Live() == 0 {
 			break
 		}
@@ -532,7 +554,7 @@ func TestSessionsSeeEachOthersChanges(t *testing.T) {
 	b.send("i IDLE\r\n")
 	b.line()
 	a.do("1", `STORE 2 +FLAGS (\Flagged work)`)
-	if l := b.line(); l != `* 2 FETCH (UID 2 FLAGS (\Flagged work))` {
+	if l := b.line(); l != `* 2 FETCH (FLAGS (\Flagged work))` {
 		t.Error(l)
 	}
 	a.do("2", `UID STORE 1,3 +FLAGS.SILENT (\Deleted)`)
@@ -557,6 +579,43 @@ func TestSessionsSeeEachOthersChanges(t *testing.T) {
 	}
 	if l := b.do("8", "NOOP"); l[0] != "* 1 EXPUNGE" {
 		t.Error(l)
+	}
+}
+
+// A message whose flags another device changes at the very moment of the fetch
+// must reach the client whole: the first response with its UID has the body.
+func TestAChangeElsewhereIsNotMistakenForTheAnswer(t *testing.T) {
+	d := build(t, STARTTLS, nil)
+	d.deliver(t, alice, "Subject: 1\r\n\r\nx\r\n")
+	a, b := d.dial(t), d.dial(t)
+	for _, c := range []*client{a, b} {
+		c.login(alice)
+		c.do("s", "SELECT INBOX (CONDSTORE)")
+	}
+	a.do("1", `UID STORE 1 +FLAGS (\Seen)`)
+	got := b.do("2", "UID FETCH 1 (FLAGS BODY.PEEK[])")
+	want := []string{`* 1 FETCH (FLAGS (\Seen) MODSEQ (3))`, "* 1 FETCH (UID 1 FLAGS (\\Seen) BODY[] {17}\r\nSubject: 1\r\n\r\nx\r\n)", "2 OK Fetch completed"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	// Its own change is answered with the UID, as RFC 3501 section 6.4.8 says.
+	if got := a.do("3", `UID STORE 1 -FLAGS (\Seen)`); got[0] != `* 1 FETCH (UID 1 FLAGS () MODSEQ (4))` {
+		t.Errorf("%q", got)
+	}
+	if got := b.do("4", "UID FETCH 1 (UID MODSEQ)"); got[0] != `* 1 FETCH (FLAGS () MODSEQ (4))` || got[1] != "* 1 FETCH (UID 1 MODSEQ (4))" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestABanDuringTheLoginEndsTheSession(t *testing.T) {
+	c := build(t, STARTTLS, nil).dial(t)
+	c.line()
+	if l := c.do("a", `LOGIN banned@x.org "secret alice"`); l[0] != "a NO [AUTHENTICATIONFAILED] Authentication failed" {
+		t.Error(l)
+	}
+	c.until("* BYE")
+	if _, err := c.br.ReadByte(); err == nil {
+		t.Error("the session goes on")
 	}
 }
 

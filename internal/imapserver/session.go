@@ -168,7 +168,7 @@ func (c *session) handshake() bool {
 	if c.srv.opt.TLS == nil {
 		return false
 	}
-	d := &dryConn{Conn: c.conn}
+	d := &lowerConn{Conn: c.conn}
 	t := tls.Server(d, c.srv.opt.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -177,7 +177,7 @@ func (c *session) handshake() bool {
 		return false
 	}
 	c.setConn(t)
-	c.dry, c.secure = d, true
+	c.lower, c.secure = d, true
 	return true
 }
 

@@ -8,31 +8,23 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/flate"
+
+	"madmail/internal/inflate"
 )
 
 const (
-	bufSize   = 8 << 10
-	outSize   = 16 << 10
-	maxWindow = 32 << 10 // of deflate (RFC 1951)
-	dictSize  = 8 << 10  // what the stateless compressor uses of it
+	bufSize  = 8 << 10
+	outSize  = 16 << 10
+	dictSize = 8 << 10 // what the stateless compressor uses of deflate's window
 )
 
 var (
-	buffers   = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
-	outs      = sync.Pool{New: func() any { b := make([]byte, 0, outSize+4096); return &b }}
-	packed    = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-	inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+	buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
+	outs    = sync.Pool{New: func() any { b := make([]byte, 0, outSize+4096); return &b }}
+	packed  = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 )
 
-// flushed is how a compressed stream ends at a flush: an empty stored block.
-var flushed = [4]byte{0, 0, 0xff, 0xff}
-
-var (
-	errLineTooLong = errors.New("imapserver: command line too long")
-	// errDry says that the compressed input so far is used up, at a point where
-	// the inflater can be let go.
-	errDry = errors.New("imapserver: no more compressed input")
-)
+var errLineTooLong = errors.New("imapserver: command line too long")
 
 // wire reads a connection, inflating where COMPRESS is on, into a buffer that
 // exists only while something is in it.
@@ -51,36 +43,18 @@ type wire struct {
 }
 
 // input is the compressed direction from the client. Between commands it keeps
-// only the plain text that further input may refer to: clients end each command
-// with an empty stored block, and there the inflater can be let go.
+// only the plain text that further input may refer to.
 type input struct {
-	w       *wire
-	raw     *[]byte
-	r, n    int
-	last    [4]byte
-	dec     io.ReadCloser
-	history []byte
+	w    *wire
+	raw  *[]byte // compressed octets r..n
+	r, n int
+	dec  inflate.Decoder
 }
 
 func (w *wire) buffered() int { return w.w - w.r }
 
 // atRest reports whether no compressed input is on its way.
-func (w *wire) atRest() bool { return w.in == nil || w.in.dec == nil && w.in.raw == nil }
-
-// settle lets the inflater go when the input so far is used up: that shows
-// only when one asks it for more.
-func (w *wire) settle() {
-	in := w.in
-	if in == nil || in.dec == nil || in.r < in.n || in.last != flushed || w.buffered() > 0 {
-		return
-	}
-	if w.buf == nil {
-		w.buf = buffers.Get().(*[]byte)
-	}
-	w.r, w.w = 0, 0
-	_ = in.inflate()
-	w.release()
-}
+func (w *wire) atRest() bool { return w.in == nil || w.in.raw == nil && !w.in.dec.Pending() }
 
 // push puts an octet that was read from the connection where a read would have
 // put it. The wire is empty and at rest.
@@ -158,63 +132,68 @@ func (w *wire) compact() {
 // fill inflates some octets into the buffer, waiting for input where needed.
 func (in *input) fill(idle bool) error {
 	w := in.w
-	if w.buf == nil {
-		if in.dec == nil {
-			// Nothing pending anywhere: wait for the first octet without holding anything.
-			read := w.more
-			if idle {
-				read = w.wait
+	read := w.more
+	if idle {
+		read = w.wait
+	}
+	for first, rest := true, false; ; {
+		if in.r < in.n || in.dec.Pending() {
+			if n, err := in.inflate(); n > 0 || err != nil {
+				return err
 			}
-			n, err := read(w.one[:])
-			if n == 0 {
-				return noProgress(err)
-			}
-			in.begin(w.one[0])
+			continue
 		}
+		if w.buffered() == 0 {
+			w.release()
+		}
+		if rest && idle {
+			return errQuiet // the end of a flush that came apart: nobody has spoken
+		}
+		// The first octet is waited for without holding anything.
+		p := w.one[:]
+		if !first {
+			in.take()
+			p = *in.raw
+		}
+		n, err := read(p)
+		if n == 0 {
+			in.give()
+			return noProgress(err)
+		}
+		if first {
+			in.begin(w.one[0])
+		} else {
+			in.r, in.n = 0, n
+			rest = true
+		}
+		first = false
+	}
+}
+
+// inflate decodes into the wire's buffer and returns how many octets came.
+func (in *input) inflate() (int, error) {
+	w := in.w
+	if w.buf == nil {
 		w.buf = buffers.Get().(*[]byte)
 		w.r, w.w = 0, 0
 	}
 	w.compact()
-	for {
-		if in.dec == nil {
-			in.open()
-		}
-		had := w.buffered()
-		err := in.inflate()
-		n := w.buffered() - had
-		if errors.Is(err, errDry) {
-			if n == 0 {
-				w.release()
-				if w.buf == nil || idle {
-					return in.fill(idle)
-				}
-				if err := in.refill(); err != nil {
-					return err
-				}
-				continue
-			}
-			return nil
-		}
-		if n > 0 {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	var src []byte
+	if in.raw != nil {
+		src = (*in.raw)[in.r:in.n]
 	}
+	used, out, err := in.dec.Decode((*w.buf)[w.w:w.w:len(*w.buf)], src)
+	w.w += len(out)
+	in.r += used
+	in.give()
+	return len(out), err
 }
 
-// inflate reads once from the inflater into the wire's buffer. With errDry the
-// inflater was let go.
-func (in *input) inflate() error {
-	w := in.w
-	n, err := in.dec.Read((*w.buf)[w.w:])
-	in.remember((*w.buf)[w.w : w.w+n])
-	w.w += n
-	if errors.Is(err, errDry) {
-		in.let()
-	}
-	return err
+// begin puts the first octet after a rest where inflate finds it.
+func (in *input) begin(b byte) {
+	in.take()
+	(*in.raw)[0] = b
+	in.r, in.n = 0, 1
 }
 
 func (in *input) take() {
@@ -224,99 +203,19 @@ func (in *input) take() {
 	}
 }
 
-// begin starts to inflate with the first octet after a rest.
-func (in *input) begin(b byte) {
-	in.take()
-	(*in.raw)[0] = b
-	in.r, in.n = 0, 1
-	in.note([]byte{b})
-	in.open()
-}
-
-func (in *input) open() {
-	in.dec = inflaters.Get().(io.ReadCloser)
-	_ = in.dec.(flate.Resetter).Reset(in, in.history)
-}
-
-// let gives inflater and raw buffer back; the history is all that is needed.
-func (in *input) let() {
-	if in.dec != nil {
-		inflaters.Put(in.dec)
-		in.dec = nil
-	}
+// give gives the raw buffer back when it is used up.
+func (in *input) give() {
 	if in.raw != nil && in.r == in.n {
 		buffers.Put(in.raw)
 		in.raw = nil
 	}
 }
 
+// drop forgets what was read ahead, and the window.
 func (in *input) drop() {
 	in.r = in.n
-	in.let()
-	in.history = nil
-}
-
-func (in *input) remember(p []byte) {
-	if len(p) >= maxWindow {
-		in.history = append(in.history[:0], p[len(p)-maxWindow:]...)
-		return
-	}
-	if over := len(in.history) + len(p) - maxWindow; over > 0 {
-		in.history = append(in.history[:0], in.history[over:]...)
-	}
-	in.history = append(in.history, p...)
-}
-
-// note remembers the last four octets of the compressed stream.
-func (in *input) note(p []byte) {
-	if len(p) >= 4 {
-		copy(in.last[:], p[len(p)-4:])
-		return
-	}
-	copy(in.last[:], in.last[len(p):])
-	copy(in.last[4-len(p):], p)
-}
-
-// refill waits for more compressed octets.
-func (in *input) refill() error {
-	in.take()
-	n, err := in.w.more(*in.raw)
-	if n == 0 {
-		return noProgress(err)
-	}
-	in.r, in.n = 0, n
-	in.note((*in.raw)[:n])
-	return nil
-}
-
-// ReadByte implements io.ByteReader, so that the inflater never reads ahead.
-func (in *input) ReadByte() (byte, error) {
-	if in.r == in.n {
-		if in.last == flushed {
-			return 0, errDry
-		}
-		if err := in.refill(); err != nil {
-			return 0, err
-		}
-	}
-	c := (*in.raw)[in.r]
-	in.r++
-	return c, nil
-}
-
-// Read implements io.Reader.
-func (in *input) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	c, err := in.ReadByte()
-	if err != nil {
-		return 0, err
-	}
-	p[0] = c
-	n := copy(p[1:], (*in.raw)[in.r:in.n])
-	in.r += n
-	return n + 1, nil
+	in.give()
+	in.dec = inflate.Decoder{}
 }
 
 // line reads up to a line feed, at most limit octets, and returns it without

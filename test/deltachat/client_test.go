@@ -326,6 +326,23 @@ func TestRealClients(t *testing.T) {
 		second.say(second.chatWith(bob), "from the second device")
 		bob.receive(bm, "from the second device")
 		alice.receive(am, "from the second device")
+		// Both fetch and mark each message at the same time.
+		for i := range 10 {
+			text := fmt.Sprintf("to both at once, %d", i)
+			am, sm := alice.mark(), second.mark()
+			bob.say(ba, text)
+			id, m := alice.receive(am, text)
+			alice.call(nil, "markseen_msgs", alice.id, []int{id})
+			_, other := second.receive(sm, text)
+			// What one device has seen is not fresh on the other.
+			second.wait(sm, second.id, "the chat is noticed", func(e event) bool {
+				var fresh int
+				return e.Kind == "MsgsNoticed" && second.try(&fresh, "get_fresh_msg_cnt", second.id, other.ChatID) == nil && fresh == 0
+			})
+			if m.Text != other.Text {
+				t.Errorf("%q on one device, %q on the other", m.Text, other.Text)
+			}
+		}
 		c.call(nil, "remove_account", second.id)
 		alice.call(nil, "set_config", alice.id, "bcc_self", "0")
 	})

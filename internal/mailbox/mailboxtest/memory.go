@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -272,7 +271,7 @@ func (m *Memory) placeLocked(e *effects, t mailbox.Target, data []byte) mailbox.
 		internal = time.Now()
 	}
 	uid := x.addLocked(x.view.HighestMod+1, data, mailbox.Message{
-		Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: uniqueKeywords(t.Keywords),
+		Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords),
 	})
 	e.used(m, b.Account, int64(len(data)), 1)
 	e.changed(m, b)
@@ -352,8 +351,8 @@ func (m *Memory) Change(ctx context.Context, b mailbox.Box, set mailbox.UIDSet, 
 				res.Modified = res.Modified.Add(msg.UID)
 				return
 			}
-			now := applyFlags(msg, c)
-			if now.Flags == msg.Flags && slices.Equal(now.Keywords, msg.Keywords) {
+			now, differs := c.Apply(msg)
+			if !differs {
 				return
 			}
 			now.ModSeq = mod
@@ -367,37 +366,6 @@ func (m *Memory) Change(ctx context.Context, b mailbox.Box, set mailbox.UIDSet, 
 		return nil
 	})
 	return res, err
-}
-
-func applyFlags(msg mailbox.Message, c mailbox.FlagChange) mailbox.Message {
-	switch c.Op {
-	case mailbox.SetFlags:
-		msg.Flags, msg.Keywords = c.Flags, uniqueKeywords(c.Keywords)
-	case mailbox.AddFlags:
-		msg.Flags |= c.Flags
-		msg.Keywords = uniqueKeywords(slices.Concat(msg.Keywords, c.Keywords))
-	case mailbox.RemoveFlags:
-		msg.Flags &^= c.Flags
-		msg.Keywords = slices.DeleteFunc(slices.Clone(msg.Keywords), func(k string) bool {
-			return slices.ContainsFunc(c.Keywords, func(drop string) bool { return strings.EqualFold(k, drop) })
-		})
-	}
-	if len(msg.Keywords) == 0 {
-		msg.Keywords = nil
-	}
-	return msg
-}
-
-// uniqueKeywords sorts and drops what differs in case only; the spelling that
-// was there first stays.
-func uniqueKeywords(kw []string) []string {
-	out := slices.Clone(kw)
-	sort.SliceStable(out, func(i, j int) bool { return strings.ToLower(out[i]) < strings.ToLower(out[j]) })
-	out = slices.CompactFunc(out, strings.EqualFold)
-	if len(out) == 0 {
-		return nil
-	}
-	return out
 }
 
 // Expunge removes messages. See mailbox.Store.

@@ -1,7 +1,6 @@
 package maildir
 
 import (
-	"sort"
 	"strings"
 
 	"madmail/internal/mailbox"
@@ -85,72 +84,4 @@ func splitKeywords(s string) []string {
 		kw[i] = decodeName(kw[i])
 	}
 	return kw
-}
-
-// change applies a STORE to one message and reports whether it differs.
-func change(m mailbox.Message, c mailbox.FlagChange) (mailbox.Message, bool) {
-	flags, kw := m.Flags, m.Keywords
-	switch c.Op {
-	case mailbox.SetFlags:
-		flags, kw = c.Flags, unique(c.Keywords)
-	case mailbox.AddFlags:
-		flags |= c.Flags
-		if len(c.Keywords) > 0 {
-			kw = unique(append(append([]string(nil), kw...), c.Keywords...))
-		}
-	case mailbox.RemoveFlags:
-		flags &^= c.Flags
-		if len(c.Keywords) > 0 {
-			kw = without(kw, c.Keywords)
-		}
-	}
-	if flags == m.Flags && equal(kw, m.Keywords) {
-		return m, false
-	}
-	m.Flags, m.Keywords = flags, kw
-	return m, true
-}
-
-// unique sorts keywords and drops those that differ in case only (RFC 3501
-// section 2.3.2: keywords are atoms, case does not matter).
-func unique(kw []string) []string {
-	if len(kw) == 0 {
-		return nil
-	}
-	out := append([]string(nil), kw...)
-	sort.SliceStable(out, func(i, j int) bool { return strings.ToLower(out[i]) < strings.ToLower(out[j]) })
-	n := 1
-	for _, k := range out[1:] {
-		if !strings.EqualFold(k, out[n-1]) {
-			out[n] = k
-			n++
-		}
-	}
-	return out[:n]
-}
-
-func without(kw, drop []string) []string {
-	var out []string
-next:
-	for _, k := range kw {
-		for _, d := range drop {
-			if strings.EqualFold(k, d) {
-				continue next
-			}
-		}
-		out = append(out, k)
-	}
-	return out
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -1,10 +1,13 @@
 package maildir
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"madmail/internal/fault"
@@ -104,37 +107,121 @@ func sortEntries(e []entry) {
 	sort.SliceStable(e, func(i, j int) bool { return e[i].UID < e[j].UID })
 }
 
+// reading is a mailbox as it was read from disk, and when.
+type reading struct {
+	moment
+	data    []byte // the index
+	ix      *index // nil: lost or damaged
+	missing bool   // there is no index
+	torn    bool   // its last line is not whole
+	damage  error
+	found   map[string]file
+}
+
+// moment tells whether a mailbox has changed between two looks at it: our own
+// changes by their counts, those of other programs by the times on disk.
+type moment struct {
+	plans, writes int64
+	dirs          [2]int64
+	index, size   int64
+}
+
+func (b *box) moment() moment {
+	m := moment{plans: b.plans.Load(), writes: b.writes.Load()}
+	m.dirs, _ = dirTimes(b.dir)
+	if st, err := os.Stat(b.index()); err == nil {
+		m.index, m.size = st.ModTime().UnixNano(), st.Size()
+	}
+	return m
+}
+
+func (b *box) read() (*reading, error) {
+	r := &reading{moment: b.moment()}
+	var err error
+	r.data, err = os.ReadFile(b.index())
+	r.missing = errors.Is(err, fs.ErrNotExist)
+	if err != nil && !r.missing {
+		return nil, trouble(err, "read an index")
+	}
+	if r.found, err = files(b.dir); err != nil {
+		return nil, trouble(err, "list a mailbox")
+	}
+	r.torn = len(r.data) > 0 && r.data[len(r.data)-1] != '\n'
+	if !r.missing {
+		r.ix, r.damage = parseIndex(r.data)
+	}
+	return r, nil
+}
+
+// overlay makes of r what it will be when all that b holds is written. b.mu is
+// held.
+func (r *reading) overlay(b *box) {
+	data := appendHeader(nil, header{validity: b.validity, next: b.doneNext, mod: b.doneMod})
+	if _, lines, ok := bytes.Cut(r.data, []byte{'\n'}); ok {
+		data = append(data, lines...)
+		if r.torn {
+			data = append(data, '\n')
+		}
+	}
+	data = append(data, b.lines...)
+	for _, uid := range slices.Sorted(maps.Keys(b.held)) {
+		h := b.held[uid]
+		data = appendEntry(data, h.Message, b.doneNext, h.base)
+		if _, there := r.found[h.base]; !there {
+			r.found[h.base] = file{flags: h.Flags}
+		}
+	}
+	r.missing, r.torn = false, false
+	r.ix, r.damage = parseIndex(data)
+}
+
+// readAhead reads a mailbox that nobody has loaded, outside the sequencer: a
+// large one takes long, and everybody's deliveries would wait for it. It is nil
+// when that is not worth while.
+func (s *Store) readAhead(key mailbox.Box) *reading {
+	b := s.lookup(key)
+	if b == nil {
+		b = &box{key: key, dir: s.boxDir(key)}
+	}
+	if b.view.Load() != nil || b.inflight.Load() > 0 || s.flushBox(b) != nil {
+		return nil
+	}
+	r, err := b.read()
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
 // load reads a mailbox into memory and mends its index where it and the
 // directory disagree: files that nobody listed get the next UIDs, lines
 // whose file is gone are expunged. It runs in the sequencer, and waits until
 // nothing is in flight for b, so that no file under way is taken for foreign.
-func (s *Store) load(b *box) error {
+func (s *Store) load(b *box) error { return s.loadFrom(b, nil) }
+
+// loadFrom is load of what was read ahead, if that still holds.
+func (s *Store) loadFrom(b *box, r *reading) error {
 	s.quiet(b)
-	if err := s.flushBox(b); err != nil {
-		return trouble(err, "write held messages")
-	}
+	// When the disk is full its owner must be able to read and to delete: what
+	// cannot be written is read from memory.
+	held := s.flushBox(b) != nil
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	data, err := os.ReadFile(b.index())
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return trouble(err, "read an index")
-	}
-	found, err := files(b.dir)
-	if err != nil {
-		return trouble(err, "list a mailbox")
-	}
-	var ix *index
-	torn := len(data) > 0 && data[len(data)-1] != '\n'
-	if !missing {
-		ix, err = parseIndex(data)
-		if err != nil {
-			s.log.Warn("a damaged index is rebuilt from its directory", "err", err)
+	if r == nil || held || r.moment != b.moment() {
+		var err error
+		if r, err = b.read(); err != nil {
+			return err
+		}
+		if held {
+			r.overlay(b)
 		}
 	}
-	lost := ix == nil
+	if r.damage != nil {
+		s.log.Warn("a damaged index is rebuilt from its directory", "err", r.damage)
+	}
+	ix, lost := r.ix, r.ix == nil
 	if lost {
-		if missing && len(found) == 0 {
+		if r.missing && len(r.found) == 0 {
 			if b.key.Name != mailbox.Inbox {
 				if _, err := os.Stat(b.dir); err != nil {
 					return fault.New(fault.NotFound, "Mailbox does not exist")
@@ -151,7 +238,7 @@ func (s *Store) load(b *box) error {
 			ix.validity = b.validity + 1
 		}
 	}
-	return s.install(b, ix, found, lost || torn || !ix.ours || ix.bad > 0)
+	return s.install(b, ix, r.found, lost || r.torn || !ix.ours || ix.bad > 0)
 }
 
 // loadEmpty is load for a mailbox that is not on disk yet. The journal

@@ -23,13 +23,15 @@ func clean(key mailbox.Box) (mailbox.Box, error) {
 
 // ready returns a mailbox with its messages in memory. Like everything that
 // makes or drops boxes it runs in the sequencer.
-func (s *Store) ready(key mailbox.Box) (*box, error) {
+func (s *Store) ready(key mailbox.Box) (*box, error) { return s.readyFrom(key, nil) }
+
+func (s *Store) readyFrom(key mailbox.Box, ahead *reading) (*box, error) {
 	b := s.box(key)
 	if b.planned != nil {
 		b.used.Store(s.opt.Now().UnixNano())
 		return b, nil
 	}
-	return b, s.orDrop(b, s.load(b))
+	return b, s.orDrop(b, s.loadFrom(b, ahead))
 }
 
 // headed returns a mailbox whose next UID is known.
@@ -55,6 +57,7 @@ func (s *Store) View(ctx context.Context, key mailbox.Box) (*mailbox.View, error
 	}
 	reload := false
 	var v *mailbox.View
+	var ahead *reading
 	if b := s.lookup(key); b != nil {
 		now := s.opt.Now().UnixNano()
 		b.used.Store(now)
@@ -64,9 +67,12 @@ func (s *Store) View(ctx context.Context, key mailbox.Box) (*mailbox.View, error
 			}
 		}
 	}
+	if v == nil {
+		ahead = s.readAhead(key)
+	}
 	o := &op{}
 	o.plan = func() error {
-		b, err := s.ready(key)
+		b, err := s.readyFrom(key, ahead)
 		if err == nil && reload {
 			err = s.load(b)
 		}
@@ -103,7 +109,7 @@ func (s *Store) remember(o *op, b *box) error {
 // touched looks, now and then, whether somebody else changed the directories.
 func (s *Store) touched(b *box, now int64) bool {
 	last := b.checked.Load()
-	if now-last < int64(s.opt.RecheckAfter) || b.inflight.Load() > 0 || !b.checked.CompareAndSwap(last, now) {
+	if now-last < int64(s.opt.RecheckAfter) || b.inflight.Load() > 0 || b.flushing.Load() || !b.checked.CompareAndSwap(last, now) {
 		return false
 	}
 	ours := b.mtimes.Load()
@@ -111,7 +117,8 @@ func (s *Store) touched(b *box, now int64) bool {
 	if err != nil {
 		return ours != nil && errors.Is(err, fs.ErrNotExist)
 	}
-	return (ours == nil || t != *ours) && b.inflight.Load() == 0
+	// A change of our own in the meantime shows in one of these.
+	return (ours == nil || t != *ours) && b.inflight.Load() == 0 && !b.flushing.Load() && b.mtimes.Load() == ours
 }
 
 // Open opens the content of a message. See mailbox.Store.
@@ -238,7 +245,7 @@ func (d *delivering) plan(o *op) error {
 		if internal.IsZero() {
 			internal = now
 		}
-		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: unique(t.Keywords)}
+		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
 		b.next++
 		b.mod++
 		m.ModSeq = b.mod
@@ -381,7 +388,7 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 				res.Modified = res.Modified.Add(m.UID)
 				return
 			}
-			n, differs := change(m, c)
+			n, differs := c.Apply(m)
 			if !differs {
 				return
 			}
@@ -411,6 +418,9 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 		b.mu.Lock()
 		for _, m := range moves {
 			if h, ok := b.held[m.m.UID]; ok {
+				if b.half && place(m.m.base, m.old) != place(m.m.base, m.m.Flags) {
+					s.unwrite(b, m.m.base, m.old)
+				}
 				b.held[m.m.UID] = held{m.m, h.source}
 				continue
 			}
@@ -485,7 +495,10 @@ func (s *Store) applyRemoval(o *op, rm *removal) {
 	for _, m := range rm.msgs {
 		bytes += m.Size
 		if _, ok := b.held[m.UID]; ok {
-			delete(b.held, m.UID) // it never became a file
+			delete(b.held, m.UID) // it never became a file, unless
+			if b.half {
+				s.unwrite(b, m.base, m.Flags)
+			}
 			continue
 		}
 		files = true

@@ -182,11 +182,15 @@ type box struct {
 	doneNext mailbox.UID    // next UID as applied
 	doneMod  mailbox.ModSeq // modseq as applied
 	stale    bool           // the index's first line is behind
+	half     bool           // writing failed midway: held messages may have files
 
 	// Everybody's.
 	inflight atomic.Int32 // operations planned and not yet applied
+	plans    atomic.Int64 // operations planned, ever
+	writes   atomic.Int64 // times that held messages were written
 	view     atomic.Pointer[mailbox.View]
 	names    atomic.Pointer[map[mailbox.UID]string] // files not named by us
+	flushing atomic.Bool                            // files are being written: their directories' times are ours
 	mtimes   atomic.Pointer[[2]int64]               // of new/ and cur/ after our last change
 	checked  atomic.Int64                           // unix nanoseconds
 	used     atomic.Int64                           // unix nanoseconds
@@ -429,6 +433,7 @@ func (s *Store) record(r *record) {
 // holds notes that o has planned a change of b.
 func (o *op) holds(b *box) {
 	b.inflight.Add(1)
+	b.plans.Add(1)
 	o.boxes = append(o.boxes, b)
 }
 

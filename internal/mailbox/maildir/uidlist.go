@@ -164,7 +164,7 @@ func parseEntry(line []byte) (e entry, err error) {
 		case 'F':
 			e.Flags, e.ours = parseFlags(v), true
 		case 'K':
-			e.Keywords = unique(splitKeywords(v))
+			e.Keywords = mailbox.Keywords(splitKeywords(v))
 		case 'N':
 			var n uint64
 			n, err = strconv.ParseUint(v, 10, 32)
