@@ -17,6 +17,7 @@ import (
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
 	"madmail/internal/mtasts"
+	"madmail/internal/ops"
 	"madmail/internal/outbound"
 	"madmail/internal/outbound/httpsend"
 	"madmail/internal/outbound/smtpsend"
@@ -121,6 +122,26 @@ func schedule(c *config.Config) outbound.Schedule {
 		scale = 0 // the default
 	}
 	return outbound.Schedule{Tries: c.QueueMaxTries, Initial: duration(c.QueueInitialRetry), Scale: scale}
+}
+
+// queueLimits are the numbers of the configuration as they count.
+func (a *App) queueLimits() ops.QueueStatus {
+	c := a.conf.Load()
+	w := schedule(c).WithDefaults()
+	q := ops.QueueStatus{MaxTries: w.Tries, InitialRetry: int64(w.Initial / time.Second), Scale: w.Scale, Parallel: c.QueueMaxParallelism,
+		Lifetime: int64(a.fed.queue.Lifetime / time.Second), Delay: int64(a.fed.queue.Delay / time.Second)}
+	if q.Parallel <= 0 {
+		q.Parallel = outbound.DefaultParallel
+	}
+	return q
+}
+
+// trouble tells why destinations cannot be reached at present.
+func (f *federation) trouble() map[address.Domain]string {
+	if f.worker == nil {
+		return nil // no server is running
+	}
+	return f.worker.Trouble()
 }
 
 // flushPeers is the job that writes the counters of other servers.

@@ -43,6 +43,8 @@ type Desk struct {
 	ProxyPassword func(cipher string) (string, error)
 	// TURN reports whether the configuration has calls relayed.
 	TURN func() bool
+	// Federation is the way to other servers.
+	Federation Federation
 	// AdminToken returns the admin token and the API's URL.
 	AdminToken func(rotate bool) (AdminToken, error)
 }
@@ -182,6 +184,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.get", "Show one setting", d.settingsGet)
 	Define(t, "settings.set", "Store a setting", d.settingsSet)
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
+	d.defineFederation(t)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)

@@ -17,6 +17,9 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/db"
 	"madmail/internal/fault"
+	"madmail/internal/peers"
+	"madmail/internal/policy"
+	"madmail/internal/queue"
 	"madmail/internal/settings"
 )
 
@@ -28,6 +31,7 @@ type house struct {
 	dir      string
 	accounts *account.Store
 	settings *settings.Store
+	queue    *queue.Queue
 	ended    []string // who lost sessions and why
 	used     map[string]int64
 	fail     error // of Change
@@ -58,11 +62,34 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rules, err := policy.Open(t.Context(), policy.Options{DB: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := queue.Open(t.Context(), queue.Options{Dir: filepath.Join(h.dir, "remote_queue")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := waiting.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	h.queue = waiting
+	counts, err := peers.Open(peers.Options{DB: d, Queued: waiting.Depths})
+	if err != nil {
+		t.Fatal(err)
+	}
 	mail := func(a address.Addr) string { return filepath.Join(h.dir, "mail", a.Wire()) }
 	h.Table = NewTable(&Desk{
 		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
+		},
+		Federation: Federation{
+			Policy: rules, Peers: counts, Queue: waiting,
+			Trouble: func() map[address.Domain]string { return nil },
+			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
 		Mail:     mail,

@@ -45,6 +45,9 @@ type Options struct {
 	Random                 func() float64 // in [0, 1)
 }
 
+// DefaultParallel is how many entries are in flight when nobody says otherwise.
+const DefaultParallel = 16
+
 // Worker empties the queue. Make one with New.
 type Worker struct {
 	opt    Options
@@ -101,7 +104,7 @@ func New(o Options) (*Worker, error) {
 		o.Rewrite = func() string { return "" }
 	}
 	if o.MaxParallel <= 0 {
-		o.MaxParallel = 16
+		o.MaxParallel = DefaultParallel
 	}
 	if o.PerDomain <= 0 {
 		o.PerDomain = 2
@@ -115,7 +118,7 @@ func New(o Options) (*Worker, error) {
 	if o.Random == nil {
 		o.Random = rand.Float64
 	}
-	o.Schedule = o.Schedule.withDefaults()
+	o.Schedule = o.Schedule.WithDefaults()
 	w := &Worker{opt: o, freed: make(chan struct{}, 1), domains: make(map[address.Domain]*state)}
 	panicked := func(name string, v any, stack []byte) {
 		o.Logger.Error("outbound: panic", "task", name, "value", v, "stack", string(stack))
