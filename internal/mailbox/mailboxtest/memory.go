@@ -270,9 +270,8 @@ func (m *Memory) placeLocked(e *effects, t mailbox.Target, data []byte) mailbox.
 	if internal.IsZero() {
 		internal = time.Now()
 	}
-	uid := x.addLocked(x.view.HighestMod+1, data, mailbox.Message{
-		Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords),
-	})
+	msg := mailbox.Message{Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
+	uid := x.addLocked(x.view.HighestMod+1, data, msg.Arrived(time.Now().Unix()))
 	e.used(m, b.Account, int64(len(data)), 1)
 	e.changed(m, b)
 	return mailbox.Placed{UID: uid, UIDValidity: x.view.UIDValidity}
@@ -429,7 +428,7 @@ func (m *Memory) transferLocked(e *effects, from, to mailbox.Box, src, dst *memB
 	// src may be dst: the messages are those of the view before.
 	src.view.Each(set, func(_ int, msg mailbox.Message) {
 		res.From = append(res.From, msg.UID)
-		res.To = append(res.To, dst.addLocked(mod, src.data[msg.UID], msg))
+		res.To = append(res.To, dst.addLocked(mod, src.data[msg.UID], msg.Arrived(time.Now().Unix())))
 		size += msg.Size
 	})
 	if len(res.To) == 0 {

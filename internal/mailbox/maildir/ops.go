@@ -246,6 +246,7 @@ func (d *delivering) plan(o *op) error {
 			internal = now
 		}
 		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
+		m = m.Arrived(now.Unix())
 		b.next++
 		b.mod++
 		m.ModSeq = b.mod
@@ -622,8 +623,9 @@ func (c *transfer) plan(o *op, from, to mailbox.Box, set mailbox.UIDSet, move bo
 	}
 	c.dst.mod++
 	var added []mailbox.Message
+	now := s.opt.Now().Unix()
 	for _, f := range c.from {
-		m := f.Message
+		m := f.Arrived(now)
 		m.UID, m.ModSeq = c.dst.next, c.dst.mod
 		c.dst.next++
 		c.to = append(c.to, placed{m, baseOf(c.dst.validity, m.UID)})

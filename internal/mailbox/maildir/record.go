@@ -19,6 +19,9 @@ const (
 
 var errRecord = errors.New("maildir: malformed journal record")
 
+// hasSaved says, beside the flags of a message, that Saved follows them.
+const hasSaved = 1 << 8
+
 // placed is a message with the name of its file, as records carry it.
 type placed struct {
 	mailbox.Message
@@ -62,7 +65,12 @@ func (e *encoder) box(b *recBox) {
 		e.int(m.Size)
 		e.int(m.Internal)
 		e.uint(uint64(m.ModSeq))
-		e.uint(uint64(m.Flags))
+		if m.Saved == 0 {
+			e.uint(uint64(m.Flags))
+		} else {
+			e.uint(uint64(m.Flags) | hasSaved)
+			e.uint(uint64(m.Saved))
+		}
 		e.uint(uint64(len(m.Keywords)))
 		for _, k := range m.Keywords {
 			e.str(k)
@@ -143,7 +151,11 @@ func (d *decoder) box() (b recBox) {
 		m.Size = d.int()
 		m.Internal = d.int()
 		m.ModSeq = mailbox.ModSeq(d.uint())
-		m.Flags = mailbox.Flags(d.uint())
+		flags := d.uint()
+		m.Flags = mailbox.Flags(flags)
+		if flags&hasSaved != 0 {
+			m.Saved = uint32(d.uint())
+		}
 		for range d.count() {
 			m.Keywords = append(m.Keywords, d.str())
 		}
