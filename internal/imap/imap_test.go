@@ -51,16 +51,16 @@ func TestSetsResolveStarOnly(t *testing.T) {
 
 func TestSearchKeys(t *testing.T) {
 	p := NewParser(`1:3 NOT (SEEN OR FROM "x" HEADER Message-ID {4}`+"\r\n"+`) UID 5:* SINCE 1-Feb-1994 MODSEQ "/flags/\\Seen" all 9`, [][]byte{[]byte("<id>")})
-	k := p.Search()
+	k := p.SearchKeys()
 	if err := p.End(); err != nil {
 		t.Fatal(err)
 	}
 	if len(k.Keys) != 5 || k.Keys[1].Keys[0].Keys[1].Keys[1].Value != "<id>" || k.Keys[4].Num != 9 {
 		t.Errorf("%+v", k)
 	}
-	for _, bad := range []string{"", "NOT", "OR SEEN", "()", strings.Repeat("NOT ", 40) + "SEEN", "SINCE yesterday", "BOGUS", "LARGER x"} {
+	for _, bad := range []string{"", "NOT", "OR SEEN", "()", strings.Repeat("NOT ", 40) + "SEEN", "SINCE yesterday", "BOGUS", "LARGER x", "OLDER 0", "EMAILID", "THREADID a.b", "SAVEDON x", "$,1", strings.Repeat("SEEN ", MaxSearchKeys) + "SEEN"} {
 		p := NewParser(bad, nil)
-		p.Search()
+		p.SearchKeys()
 		if p.End() == nil {
 			t.Errorf("%.20q accepted", bad)
 		}
@@ -113,12 +113,12 @@ func TestDates(t *testing.T) {
 }
 
 func FuzzParser(f *testing.F) {
-	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
+	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
 		f.Add(s, []byte("lit"))
 	}
 	f.Fuzz(func(t *testing.T, s string, lit []byte) {
 		for _, parse := range []func(*Parser){
-			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() },
+			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() },
 			func(p *Parser) { p.Flags() }, func(p *Parser) { p.Mailbox() }, func(p *Parser) { p.ListPattern() },
 			func(p *Parser) { p.DateTime() }, func(p *Parser) { p.AString() }, func(p *Parser) { p.NString() },
 		} {

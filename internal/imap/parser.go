@@ -255,6 +255,9 @@ func (p *Parser) ListPattern() string {
 
 // Set takes a sequence set.
 func (p *Parser) Set() NumSet {
+	if p.Try('$') {
+		return NumSet{}
+	}
 	var s NumSet
 	for {
 		r := NumRange{First: p.setNumber()}
@@ -323,16 +326,6 @@ func (p *Parser) DateTime() time.Time {
 	t, err := ParseDateTime(p.quoted())
 	if err != nil {
 		p.fail("a date")
-	}
-	return t
-}
-
-// date takes a search date, quoted or not.
-func (p *Parser) date() time.Time {
-	s := p.AString()
-	t, err := time.Parse("2-Jan-2006", s)
-	if err != nil {
-		p.fail("a date such as 1-Feb-1994")
 	}
 	return t
 }
@@ -475,78 +468,4 @@ func isAtom(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// Search takes search keys to the end of the command, joined by AND.
-func (p *Parser) Search() SearchKey {
-	k := SearchKey{Op: "AND"}
-	for {
-		k.Keys = append(k.Keys, p.searchKey(0))
-		if p.err != nil || !p.Try(' ') {
-			return k
-		}
-	}
-}
-
-func (p *Parser) searchKey(depth int) SearchKey {
-	if depth > MaxNesting {
-		p.fail("less nesting")
-		return SearchKey{}
-	}
-	if p.Peek('(') {
-		k := SearchKey{Op: "AND"}
-		p.List(func() { k.Keys = append(k.Keys, p.searchKey(depth+1)) })
-		if len(k.Keys) == 0 {
-			p.fail("a search key")
-		}
-		return k
-	}
-	if c := p.peek(); digit(c) || c == '*' {
-		return SearchKey{Op: "SEQ", Set: p.Set()}
-	}
-	k := SearchKey{Op: strings.ToUpper(p.Atom())}
-	switch k.Op {
-	case "ALL", "ANSWERED", "DELETED", "DRAFT", "FLAGGED", "NEW", "OLD", "RECENT", "SEEN",
-		"UNANSWERED", "UNDELETED", "UNDRAFT", "UNFLAGGED", "UNSEEN":
-	case "BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO":
-		p.SP()
-		k.Text = p.AString()
-	case "KEYWORD", "UNKEYWORD":
-		p.SP()
-		k.Text = p.Flag()
-	case "HEADER":
-		p.SP()
-		k.Text = p.AString()
-		p.SP()
-		k.Value = p.AString()
-	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE":
-		p.SP()
-		k.Date = p.date()
-	case "LARGER", "SMALLER", "OLDER", "YOUNGER":
-		p.SP()
-		k.Num = int64(p.Number())
-	case "MODSEQ":
-		p.SP()
-		if p.Peek('"') { // an entry name and type: we keep one mod-sequence for all
-			_ = p.String()
-			p.SP()
-			p.Atom()
-			p.SP()
-		}
-		k.Num = int64(p.Number63())
-	case "UID":
-		p.SP()
-		k.Set = p.Set()
-	case "NOT":
-		p.SP()
-		k.Keys = []SearchKey{p.searchKey(depth + 1)}
-	case "OR":
-		p.SP()
-		a := p.searchKey(depth + 1)
-		p.SP()
-		k.Keys = []SearchKey{a, p.searchKey(depth + 1)}
-	default:
-		p.fail("a known search key")
-	}
-	return k
 }

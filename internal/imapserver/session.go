@@ -67,6 +67,8 @@ type session struct {
 	qresync   bool // RFC 7162: VANISHED instead of EXPUNGE
 	rev2      bool // RFC 9051
 	utf8      bool // RFC 6855
+
+	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
 }
 
 // command is one command on its way.
