@@ -113,12 +113,12 @@ func TestDates(t *testing.T) {
 }
 
 func FuzzParser(f *testing.F) {
-	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
+	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
 		f.Add(s, []byte("lit"))
 	}
 	f.Fuzz(func(t *testing.T, s string, lit []byte) {
 		for _, parse := range []func(*Parser){
-			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() },
+			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() }, func(p *Parser) { p.ListCommand() }, func(p *Parser) { p.StatusItems() },
 			func(p *Parser) { p.Flags() }, func(p *Parser) { p.Mailbox() }, func(p *Parser) { p.ListPattern() },
 			func(p *Parser) { p.DateTime() }, func(p *Parser) { p.AString() }, func(p *Parser) { p.NString() },
 		} {
