@@ -114,6 +114,20 @@ type Target struct {
 	Internal time.Time // zero: now
 }
 
+// Arrival is one message of an Add, and how it looks.
+type Arrival struct {
+	Body     Body
+	Flags    Flags
+	Keywords []string
+	Internal time.Time // zero: now
+}
+
+// Ref names a stored message.
+type Ref struct {
+	Box Box
+	UID UID
+}
+
 // Placed says what became of one Target.
 type Placed struct {
 	UID         UID
@@ -192,6 +206,14 @@ type Store interface {
 	// other mailboxes must exist. The slice has one Placed per Target; the
 	// error is not nil only when every target failed for the same reason.
 	Deliver(ctx context.Context, to []Target, b Body) ([]Placed, error)
+
+	// Add puts messages into one mailbox, in their order, and removes the message
+	// replaced, if it is not nil: all of it as one change, or nothing. No view
+	// shows a part of it, and no crash leaves one. It does not close the bodies.
+	// Asked for nothing it does nothing.
+	//
+	// The error is fault.NotFound also when the replaced message is not there.
+	Add(ctx context.Context, to Box, list []Arrival, replaced *Ref) ([]Placed, error)
 
 	// View returns the present state of a mailbox. Taking it is cheap.
 	View(ctx context.Context, b Box) (*View, error)

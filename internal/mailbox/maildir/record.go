@@ -15,6 +15,7 @@ const (
 	recGone    byte = 'X' // expunged, or a delivery that failed after all
 	recLink    byte = 'L' // a copy: a further link to a stored message
 	recCreate  byte = 'C' // a mailbox
+	recAll     byte = 'A' // several records, all or none
 )
 
 var errRecord = errors.New("maildir: malformed journal record")
@@ -32,9 +33,10 @@ type placed struct {
 type record struct {
 	kind  byte
 	boxes []recBox
-	body  []byte // recDeliver: inline
-	spool string // recDeliver: name of the spooled body
-	from  recBox // recLink: where the messages are linked from
+	body  []byte    // recDeliver: inline
+	spool string    // recDeliver: name of the spooled body
+	from  recBox    // recLink: where the messages are linked from
+	all   []*record // recAll: none of which is a recAll
 }
 
 type recBox struct {
@@ -177,6 +179,11 @@ func (r *record) appendTo(b []byte) []byte {
 		e.bytes(r.body)
 	case recLink:
 		e.box(&r.from)
+	case recAll:
+		e.uint(uint64(len(r.all)))
+		for _, one := range r.all {
+			e.bytes(one.appendTo(nil))
+		}
 	}
 	return e.b
 }
@@ -199,6 +206,15 @@ func parseRecord(p []byte) (*record, error) {
 		r.body = d.bytes()
 	case recLink:
 		r.from = d.box()
+	case recAll:
+		for range d.count() {
+			one, err := parseRecord(d.bytes())
+			if err != nil || one.kind == recAll {
+				d.fail()
+				break
+			}
+			r.all = append(r.all, one)
+		}
 	case recFlags, recGone, recCreate:
 	default:
 		d.fail()
