@@ -59,7 +59,8 @@ type Section struct {
 
 // FetchItem is one thing to fetch. Name is in upper case: FLAGS, UID,
 // RFC822.SIZE, INTERNALDATE, ENVELOPE, BODYSTRUCTURE, BODY (the structure),
-// BODY[] (with Section), RFC822, RFC822.HEADER, RFC822.TEXT, MODSEQ.
+// BODY[] (with Section), RFC822, RFC822.HEADER, RFC822.TEXT, MODSEQ, BINARY[] and
+// BINARY.SIZE (with Section).
 type FetchItem struct {
 	Name    string
 	Section Section

@@ -278,6 +278,9 @@ func (p *Parser) Set() NumSet {
 	}
 }
 
+// SetNumber takes a message number or UID, or "*" as 0.
+func (p *Parser) SetNumber() uint32 { return p.setNumber() }
+
 func (p *Parser) setNumber() uint32 {
 	if p.Try('*') {
 		return 0
@@ -379,6 +382,16 @@ func (p *Parser) fetchItem() FetchItem {
 	case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "ENVELOPE", "BODYSTRUCTURE", "RFC822", "RFC822.TEXT", "MODSEQ":
 	case "RFC822.HEADER":
 		it.Peek = true
+	case "BINARY", "BINARY.PEEK", "BINARY.SIZE": // RFC 3516 section 4.2
+		it.Section = p.section()
+		if it.Section.Spec != "" {
+			p.fail("a section without a name")
+		}
+		if it.Peek = name != "BINARY"; name == "BINARY.SIZE" {
+			break
+		}
+		it.Name = "BINARY[]"
+		p.partial(&it)
 	case "BODY", "BODY.PEEK":
 		if !p.Peek('[') {
 			if name != "BODY" {
@@ -388,20 +401,26 @@ func (p *Parser) fetchItem() FetchItem {
 		}
 		it.Name, it.Peek = "BODY[]", name == "BODY.PEEK"
 		it.Section = p.section()
-		if p.Try('<') {
-			it.Partial = true
-			it.Offset = int64(p.Number())
-			p.Expect('.')
-			it.Count = int64(p.Number())
-			p.Expect('>')
-			if it.Count == 0 {
-				p.fail("a length above 0")
-			}
-		}
+		p.partial(&it)
 	default:
 		p.fail("a known fetch item")
 	}
 	return it
+}
+
+// partial takes "<offset.count>", if it is there.
+func (p *Parser) partial(it *FetchItem) {
+	if !p.Try('<') {
+		return
+	}
+	it.Partial = true
+	it.Offset = int64(p.Number())
+	p.Expect('.')
+	it.Count = int64(p.Number())
+	p.Expect('>')
+	if it.Count == 0 {
+		p.fail("a length above 0")
+	}
 }
 
 func (p *Parser) section() Section {
