@@ -129,6 +129,8 @@ func init() {
 		"COPY":   {(*session).copy, selected, false}, "MOVE": {(*session).move, selected, false},
 		"UID FETCH": {(*session).fetch, selected, false}, "UID STORE": {(*session).store, selected, false},
 		"UID SEARCH": {(*session).search, selected, false}, "UID COPY": {(*session).copy, selected, false},
+		"SORT": {(*session).sort, selected, true}, "UID SORT": {(*session).sort, selected, false},
+		"THREAD": {(*session).thread, selected, true}, "UID THREAD": {(*session).thread, selected, false},
 		"REPLACE": {(*session).replace, selected, false}, "UID REPLACE": {(*session).replace, selected, false},
 		"UID MOVE": {(*session).move, selected, false}, "UID EXPUNGE": {(*session).expunge, selected, false},
 	}
