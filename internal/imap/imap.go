@@ -60,11 +60,12 @@ type Section struct {
 // FetchItem is one thing to fetch. Name is in upper case: FLAGS, UID,
 // RFC822.SIZE, INTERNALDATE, ENVELOPE, BODYSTRUCTURE, BODY (the structure),
 // BODY[] (with Section), RFC822, RFC822.HEADER, RFC822.TEXT, MODSEQ, BINARY[] and
-// BINARY.SIZE (with Section).
+// BINARY.SIZE (with Section), SAVEDATE, EMAILID, THREADID, PREVIEW.
 type FetchItem struct {
 	Name    string
 	Section Section
 	Peek    bool
+	Lazy    bool // of PREVIEW
 	Partial bool
 	Offset  int64
 	Count   int64

@@ -21,6 +21,8 @@ func TestFetchItems(t *testing.T) {
 		{"fast", []FetchItem{{Name: "FLAGS"}, {Name: "INTERNALDATE"}, {Name: "RFC822.SIZE"}}},
 		{"BINARY.PEEK[1.2]<0.9>", []FetchItem{{Name: "BINARY[]", Peek: true, Partial: true, Count: 9, Section: Section{Part: []int{1, 2}, Text: "1.2"}}}},
 		{"(BINARY[] BINARY.SIZE[1])", []FetchItem{{Name: "BINARY[]"}, {Name: "BINARY.SIZE", Peek: true, Section: Section{Part: []int{1}, Text: "1"}}}},
+		{"(PREVIEW (LAZY) UID SAVEDATE EMAILID THREADID)", []FetchItem{{Name: "PREVIEW", Lazy: true}, {Name: "UID"}, {Name: "SAVEDATE"}, {Name: "EMAILID"}, {Name: "THREADID"}}},
+		{"(PREVIEW)", []FetchItem{{Name: "PREVIEW"}}}, {"PREVIEW (BEST)", nil},
 		{"BINARY", nil}, {"BINARY[1.MIME]", nil}, {"BINARY.SIZE[1]<0.1>", nil}, {"BINARY[1", nil},
 		{"()", nil}, {"(FLAGS", nil}, {"BODY[", nil}, {"BODY[HEADER.FIELDS ()]", nil}, {"BODY[MIME]", nil}, {"BODY.PEEK", nil},
 		{"BODY[]<5>", nil}, {"BODY[]<5.0>", nil}, {"BODY[0]", nil}, {"NONSENSE", nil}, {"BODY[99999999999]", nil},

@@ -379,7 +379,15 @@ func (p *Parser) fetchItem() FetchItem {
 	name := strings.ToUpper(p.run(func(c byte) bool { return atomChar(c) && c != '[' && c != ']' && c != '<' }, "a fetch item"))
 	it := FetchItem{Name: name}
 	switch name {
-	case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "ENVELOPE", "BODYSTRUCTURE", "RFC822", "RFC822.TEXT", "MODSEQ":
+	case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "ENVELOPE", "BODYSTRUCTURE", "RFC822", "RFC822.TEXT", "MODSEQ",
+		"SAVEDATE", "EMAILID", "THREADID": // RFC 8514, RFC 8474
+	case "PREVIEW": // RFC 8970
+		// Looked at as a whole: what else is in parentheses belongs to FETCH.
+		const lazy = " (LAZY)"
+		if rest := p.Rest(); len(rest) >= len(lazy) && strings.EqualFold(rest[:len(lazy)], lazy) {
+			it.Lazy = true
+			p.i += len(lazy)
+		}
 	case "RFC822.HEADER":
 		it.Peek = true
 	case "BINARY", "BINARY.PEEK", "BINARY.SIZE": // RFC 3516 section 4.2

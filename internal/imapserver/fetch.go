@@ -150,8 +150,8 @@ func (f *fetcher) load() (err error) {
 	head, all := false, false
 	for i := range f.items {
 		switch it := &f.items[i]; it.Name {
-		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ":
-		case "ENVELOPE", "RFC822.HEADER":
+		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ", "SAVEDATE":
+		case "ENVELOPE", "RFC822.HEADER", "THREADID":
 			head = true
 		case "BODY[]":
 			if len(it.Section.Part) == 0 && strings.HasPrefix(it.Section.Spec, "HEADER") {
@@ -199,6 +199,14 @@ func (f *fetcher) item(it *imap.FetchItem, m mailbox.Message) error {
 		f.put("INTERNALDATE ")
 		b := f.out.bytes()
 		*b = imap.DateTime(*b, m.Internal)
+	case "SAVEDATE":
+		f.put("SAVEDATE ")
+		b := f.out.bytes()
+		*b = imap.DateTime(*b, m.SavedAt())
+	case "EMAILID", "THREADID":
+		return f.objectID(it.Name, m)
+	case "PREVIEW":
+		return f.preview(it.Lazy)
 	case "BINARY[]", "BINARY.SIZE":
 		return f.binary(it, m)
 	case "BODY[]":

@@ -118,6 +118,43 @@ func TestForeignClientListsAndAsksForStatus(t *testing.T) {
 	}
 }
 
+// TestMailboxIDOutlivesARename and a message's its copies.
+func TestMailboxIDOutlivesARename(t *testing.T) {
+	d := build(t, STARTTLS, nil)
+	c := d.dial(t)
+	c.login(alice)
+	id := func(box string) string {
+		_, id, _ := strings.Cut(c.do("s", "STATUS "+box+" (MAILBOXID)")[0], "MAILBOXID")
+		return id
+	}
+	c.do("a", "CREATE one")
+	c.do("b", "CREATE two")
+	one := id("one")
+	if one == id("two") || one == id("INBOX") || one == "" {
+		t.Errorf("one %s, two %s, INBOX %s", one, id("two"), id("INBOX"))
+	}
+	c.do("c", "RENAME one three")
+	c.do("d", "CREATE one")
+	if id("three") != one || id("one") == one {
+		t.Errorf("was %s, is %s, and another is %s", one, id("three"), id("one"))
+	}
+}
+
+// TestLazyPreviewsOfLargeMessagesAreLeftOut until the client waits for them.
+func TestLazyPreviewsOfLargeMessagesAreLeftOut(t *testing.T) {
+	d := build(t, STARTTLS, nil)
+	d.deliver(t, alice, "Subject: x\r\n\r\nhello\r\n>"+strings.Repeat("x", 2*previewLazy)+"\r\n")
+	c := d.dial(t)
+	c.login(alice)
+	c.do("s", "SELECT INBOX")
+	if l := c.do("a", "FETCH 1 (PREVIEW (LAZY))"); l[0] != "* 1 FETCH (PREVIEW NIL)" {
+		t.Error(l)
+	}
+	if l := c.do("b", "FETCH 1 PREVIEW"); l[0] != `* 1 FETCH (PREVIEW "hello")` {
+		t.Error(l)
+	}
+}
+
 // TestCapabilitiesAreKnownNames has each token announced once.
 func TestCapabilitiesAreKnownNames(t *testing.T) {
 	d := build(t, STARTTLS, nil)
@@ -131,7 +168,7 @@ func TestCapabilitiesAreKnownNames(t *testing.T) {
 		}
 		seen[tok] = true
 	}
-	for _, tok := range []string{"IMAP4rev1", "IMAP4rev2", "ESEARCH", "SEARCHRES", "SORT", "ESORT", "LIST-EXTENDED", "LIST-STATUS", "SPECIAL-USE", "MULTIAPPEND", "REPLACE", "BINARY", "WITHIN"} {
+	for _, tok := range []string{"IMAP4rev1", "IMAP4rev2", "ESEARCH", "SEARCHRES", "SORT", "ESORT", "LIST-EXTENDED", "LIST-STATUS", "SPECIAL-USE", "MULTIAPPEND", "REPLACE", "BINARY", "WITHIN", "PREVIEW", "OBJECTID", "SAVEDATE", "APPENDLIMIT=1048576"} {
 		if !seen[tok] {
 			t.Errorf("%s is not announced", tok)
 		}

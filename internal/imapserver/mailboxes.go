@@ -42,7 +42,11 @@ func (c *session) create(cmd *command) response {
 	if err := c.srv.opt.Store.CreateBox(ctx, b, use); err != nil {
 		return c.refusal(err)
 	}
-	return ok("Create completed")
+	v, err := c.srv.opt.Store.View(ctx, b)
+	if err != nil { // somebody removed it already
+		return ok("Create completed")
+	}
+	return okCode("MAILBOXID ("+mailboxID(b, v)+")", "Create completed") // RFC 8474 section 4.1
 }
 
 func specialUse(s string) string {

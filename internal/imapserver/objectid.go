@@ -49,6 +49,29 @@ func emailID(m mailbox.Message, c mailbox.Content) (string, error) {
 	return "E" + hex.EncodeToString(h.Sum(nil)[:20]), nil
 }
 
+// objectID writes EMAILID or THREADID (RFC 8474 section 5).
+func (f *fetcher) objectID(name string, m mailbox.Message) error {
+	var id string
+	if name == "EMAILID" {
+		var err error
+		if id, err = emailID(m, f.content); err != nil {
+			return err
+		}
+	} else {
+		head, err := f.header()
+		if err != nil {
+			return err
+		}
+		var ok bool
+		if id, ok = threadID(message.ScanHeader(head)); !ok {
+			f.put("THREADID NIL")
+			return nil
+		}
+	}
+	f.put(name, " (", id, ")")
+	return nil
+}
+
 // threadID names the thread of a message with the header h: that of the first
 // message it refers to, or its own. ok is false when it has no ID and refers to
 // nothing.

@@ -101,6 +101,7 @@ func (c *session) okSelected(v *mailbox.View) {
 	c.okNumber("UIDVALIDITY", uint64(v.UIDValidity), "UIDs valid")
 	c.okNumber("UIDNEXT", uint64(v.UIDNext), "Predicted next UID")
 	c.okNumber("HIGHESTMODSEQ", uint64(v.HighestMod), "Highest")
+	c.put("* OK [MAILBOXID (", mailboxID(c.box, v), ")] Name for ever\r\n") // RFC 8474 section 4.2
 }
 
 func (c *session) untagged(n uint64, what string) {
