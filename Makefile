@@ -18,7 +18,7 @@ STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 export CGO_ENABLED = 0
 
-.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-deltachat test-crash bench \
+.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-interop test-crash bench \
 	fuzz fmt fmt-check vet lint cover check dist clean
 
 help: ## list the targets
@@ -65,11 +65,18 @@ test: ## all quick tests
 race: ## all quick tests with the race detector, shuffled
 	CGO_ENABLED=1 go test -race -shuffle=on ./...
 
+test-turn: build ## calls: the TURN package, and two callers through the binary just built
+	go test -count=1 ./internal/turnserver
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -count=1 ./test/turn
+
 test-deltachat: build ## drive the real Delta Chat core against the binary just built
 	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
 
-test-interop: build ## run mail programs of others (curl, isync) against the binary just built
+test-crash: build ## kill -9 the binary just built under load, CRASH_ROUNDS times (50), fill its disk, and look what is left
+	MADMAIL_BINARY=$(CURDIR)/$(BINARY) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -tags crash -count=1 -v -timeout 20m ./test/crash/... ./test/stress/...
+
+test-interop: build ## run mail programs of others (curl, isync, shadowsocks-libev) against the binary just built
 	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags interop -count=1 -timeout 5m ./test/interop/...
 
 bench: build ## measure the built server (T1): latency, throughput, logins, idle memory
@@ -87,11 +94,11 @@ fmt-check:
 
 vet:
 	go vet ./...
-	go vet -tags 'deltachat interop' ./test/...
+	go vet -tags 'deltachat interop crash' ./test/...
 	@for o in darwin freebsd windows; do echo "vet $$o"; GOOS=$$o go vet ./cmd/... ./internal/... || exit 1; done
 
 lint: fmt-check vet ## formatting, vet, staticcheck, floors
-	$(STATICCHECK) -tags deltachat,interop ./...
+	$(STATICCHECK) -tags deltachat,interop,crash ./...
 	go test ./internal
 
 cover: ## coverage by package

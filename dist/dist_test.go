@@ -93,7 +93,7 @@ func TestTheExampleIsReadAndSoIsWhatItProposes(t *testing.T) {
 		"hostname", "primary_domain", "local_domains", "public_ip", "state_dir", "runtime_dir",
 		"smtp_listen", "submission_listen", "submission_tls_listen", "imap_listen", "imap_tls_listen", "http_listen", "http_tls_listen",
 		"tls_mode", "tls_cert", "tls_key", "auth_auto_create", "min_username_length", "max_username_length", "password_min_length",
-		"default_quota", "max_message_size", "log", "debug", "language",
+		"default_quota", "max_message_size", "turn_enable", "turn_secret", "ss_addr", "ss_password", "proxy_protocol", "log", "debug", "language",
 	}
 	var proposed []string
 	for _, line := range strings.Split(string(data), "\n") {

@@ -15,9 +15,9 @@ import (
 // floors is the drawing of docs/decisions/0002: a package imports from lower
 // floors only. The names are those below internal/.
 var floors = [][]string{
-	0: {"address", "units", "fault", "safefile", "task", "heap", "readable", "inflate", "logging", "metrics", "version"},
-	1: {"smtp", "imap", "message", "openpgp", "dkim", "blockconf"},
-	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken"},
+	0: {"address", "units", "fault", "safefile", "task", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet"},
+	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf"},
+	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
@@ -31,6 +31,7 @@ var sideways = map[[2]string]string{
 	{"logging", "fault"}:  "errors have a kind from the lowest floor on",
 	{"safefile", "fault"}: "errors have a kind from the lowest floor on",
 	{"readable", "task"}:  "every goroutine has an owner",
+	{"inlet", "task"}:     "every goroutine has an owner",
 	{"settings", "db"}:    "the database handle is the cellar of floor 2",
 	{"account", "db"}:     "the database handle is the cellar of floor 2",
 	{"quota", "db"}:       "the database handle is the cellar of floor 2",

@@ -88,6 +88,7 @@ type App struct {
 	Ops      ops.Table
 
 	doors   doors
+	calls   calls
 	group   task.Group
 	undo    []func(context.Context) error
 	measure []address.Addr // accounts still to be measured in this rotation
@@ -200,6 +201,9 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 	filter := a.opt.Env("MADMAIL_LOG")
 	if filter == "" {
 		filter = a.opt.Env("RUST_LOG")
+	}
+	if filter == "" && !conf.Debug && !a.opt.Debug && a.opt.Env("CHATMAIL_TURN_DEBUG") == "1" {
+		filter = "warn,turn=debug"
 	}
 	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: conf.LogTargets(), Disabled: disabled, Filter: filter})
 	return errors.Join(err, a.Log.Apply(d, a.opt.Stderr))
@@ -402,7 +406,7 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.smtp, err = smtpserver.New(smtpserver.Options{
-		Auth: a.auth, Intake: a.intake, Hostname: a.hostname, TLS: a.certs.TLSConfig(),
+		Auth: a.auth, Intake: a.intake, Hostname: a.hostname, TLS: a.certs.TLSConfig("smtp", "submission"),
 		MaxSize: func(m smtpserver.Mode) int64 {
 			if m == smtpserver.MX {
 				return a.maxSize(delivery.Inbound)
@@ -417,7 +421,7 @@ func (a *App) openDoors(context.Context) error {
 	}
 	a.onStop(a.smtp.Stop)
 	a.imap, err = imapserver.New(imapserver.Options{
-		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig(),
+		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
 		Tokens: a.tokens, Logger: a.Log.Logger("imap"),
 	})

@@ -482,8 +482,9 @@ func TestAStoredPortMovesItsListener(t *testing.T) {
 		{`{"name":"language","value":"es"}`, "in effect"},
 		{`{"name":"language","value":"es"}`, "nothing changes: this value counted already"},
 		{`{"name":"smtp_hostname","value":"third.example.org"}`, "in effect"},
-		{`{"name":"turn_port","value":"3479"}`, "stored; it counts from the next start"},
-		{`{"name":"turn_realm","value":"x"}`, "stored; it counts from the next start"},
+		{`{"name":"turn_port","value":"3479"}`, "in effect"},
+		{`{"name":"sasl_port","value":"2424"}`, "stored; it counts from the next start"},
+		{`{"name":"dkim_selector","value":"x"}`, "stored; it counts from the next start"},
 	} {
 		if got := h.must("settings.set", x.params); got["applied"] != x.want {
 			t.Errorf("%s: %v, want %s", x.params, got["applied"], x.want)

@@ -21,6 +21,7 @@ import (
 	"madmail/internal/invite"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
+	"madmail/internal/shadowsocks"
 	"madmail/internal/version"
 	"madmail/internal/website"
 )
@@ -35,6 +36,7 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
+		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil
 }
@@ -65,7 +67,7 @@ func (a *App) status(context.Context) ops.Status {
 	count("IMAP", a.imap.Remotes)
 	count("SMTP", a.smtp.Remotes)
 	for _, b := range a.Listeners() {
-		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: "tcp", Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS})
+		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS})
 	}
 	s, d, im, sm := a.store.Stats(), a.intake.Stats(), a.imap.Stats(), a.smtp.Stats()
 	bytes, messages := a.quota.Total()
@@ -75,6 +77,7 @@ func (a *App) status(context.Context) ops.Status {
 		"imap_logins": im.Logins, "imap_failed_logins": im.FailedLogins, "smtp_logins": sm.Logins, "smtp_failed_logins": sm.FailedLogins,
 		"storage_bytes": bytes, "storage_messages": messages,
 	}
+	a.countCalls(&st)
 	return st
 }
 
@@ -129,7 +132,12 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err := a.settings.Reload(ctx, fileSettings(conf)); err != nil {
 		return ops.Reloaded{}, err
 	}
-	sockets, err := a.prepare(a.wanted(conf, a.settings.Current()))
+	want := a.wanted(conf, a.settings.Current())
+	calls, err := a.planCalls(conf, a.settings.Current(), want)
+	if err != nil {
+		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
+	}
+	sockets, err := a.prepare(want)
 	if err != nil {
 		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
 	}
@@ -141,20 +149,28 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	a.accounts.SetPolicy(policy(conf))
 	a.conf.Store(conf)
-	sockets.commit()
+	a.commit(sockets, calls)
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key and max_user_send_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol and max_user_send_... take effect at the next start")
 	}
 	return r, nil
 }
 
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
-	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst})
+	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol})
+}
+
+// atOnce are settings of components that count at once: greetings read the
+// host's name each time, and startCalls and settleCalls do the rest.
+var atOnce = map[settings.Key]bool{
+	settings.SMTPHostname: true, settings.TURNEnabled: true, settings.TURNPort: true, settings.TURNLocalOnly: true, settings.TURNRealm: true,
+	settings.TURNSecret: true, settings.TURNRelayIP: true, settings.TURNTTL: true, settings.TURNRelayPortMin: true, settings.TURNRelayPortMax: true,
+	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
 }
 
 // change stores a setting and makes it so. Sockets that it names are opened
@@ -167,8 +183,15 @@ func (a *App) change(ctx context.Context, c settings.Change) (effect string, err
 		return "", err
 	}
 	sockets := &rebinding{a: a}
+	want := a.wanted(a.conf.Load(), p.Candidate)
+	calls := plannedCalls{keep: true}
+	if slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return atOnce[k] }) {
+		if calls, err = a.planCalls(a.conf.Load(), p.Candidate, want); err != nil {
+			return "", err
+		}
+	}
 	if !a.opt.Offline {
-		if sockets, err = a.prepare(a.wanted(a.conf.Load(), p.Candidate)); err != nil {
+		if sockets, err = a.prepare(want); err != nil {
 			return "", err
 		}
 	}
@@ -178,7 +201,7 @@ func (a *App) change(ctx context.Context, c settings.Change) (effect string, err
 	if a.opt.Offline {
 		return "stored; it counts from the next start", nil
 	}
-	sockets.commit()
+	a.commit(sockets, calls)
 	if err := a.applyLogging(a.conf.Load(), p.Candidate.Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
@@ -188,10 +211,12 @@ func (a *App) change(ctx context.Context, c settings.Change) (effect string, err
 	switch moved := sockets.changes(); {
 	case len(p.Changed) == 0:
 		return "nothing changes: this value counted already", nil
-	case len(moved) > 0:
+	case len(moved) > 0 && sockets.sessionsStay():
 		return strings.Join(moved, "; ") + "; open sessions stay", nil
-	case slices.Equal(p.Changed, []settings.Key{settings.SMTPHostname}):
-		return "in effect", nil // greetings read it each time
+	case len(moved) > 0:
+		return strings.Join(moved, "; "), nil
+	case len(moved) == 0 && !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !atOnce[k] }):
+		return "in effect", nil
 	case component || restart || rebind:
 		return "stored; it counts from the next start", nil
 	}
@@ -303,6 +328,9 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 		if u := m.a.settings.Current().Text(settings.IrohRelayURL); u != "" && m.a.settings.Current().Bool(settings.IrohEnabled) {
 			return u, true, nil
 		}
+	case "/shared/vendor/deltachat/turn", "/shared/vendor/deltachat/turns", "/shared/vendor/deltachat/turn-test-relay-only":
+		v := m.a.turnEntry(strings.TrimPrefix(entry, "/shared/vendor/deltachat/"), who.Wire())
+		return v, v != "", nil
 	}
 	return "", false, nil
 }

@@ -14,6 +14,7 @@ import (
 	"madmail/internal/config"
 	"madmail/internal/fault"
 	"madmail/internal/imapserver"
+	"madmail/internal/inlet"
 	"madmail/internal/settings"
 	"madmail/internal/smtpserver"
 )
@@ -28,6 +29,30 @@ type Bound struct {
 type doors struct {
 	mu    sync.Mutex // guards the field below
 	bound []Bound
+
+	// Made before anything listens, not changed afterwards.
+	inlets   map[string]*inlet.Listener // ways into the doors without a socket, by listener
+	splitter *inlet.Splitter            // of http_tls
+}
+
+// packetSocket lets a UDP socket stand among the listeners.
+type packetSocket struct{ net.PacketConn }
+
+// Accept returns net.ErrClosed: nobody connects over UDP.
+func (*packetSocket) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+
+// Addr returns where the socket is bound.
+func (p *packetSocket) Addr() net.Addr { return p.LocalAddr() }
+
+func open(w config.Listener) (net.Listener, error) {
+	if w.Net == "udp" {
+		pc, err := net.ListenPacket("udp", w.Addr)
+		if err != nil {
+			return nil, err
+		}
+		return &packetSocket{pc}, nil
+	}
+	return net.Listen("tcp", w.Addr)
 }
 
 // Listeners returns what listens now.
@@ -42,26 +67,38 @@ var (
 	portKeys = map[string]settings.Key{
 		"smtp": settings.SMTPPort, "submission": settings.SubmissionPort, "submission_tls": settings.SubmissionTLSPort,
 		"imap": settings.IMAPPort, "imap_tls": settings.IMAPTLSPort, "http": settings.HTTPPort, "http_tls": settings.HTTPSPort,
+		"turn": settings.TURNPort, "turn_tcp": settings.TURNPort, "shadowsocks": settings.SSPort,
 	}
 	localKeys = map[string]settings.Key{
 		"smtp": settings.SMTPLocalOnly, "submission": settings.SubmissionLocalOnly, "submission_tls": settings.SubmissionTLSLocalOnly,
 		"imap": settings.IMAPLocalOnly, "imap_tls": settings.IMAPTLSLocalOnly, "http": settings.HTTPLocalOnly, "http_tls": settings.HTTPSLocalOnly,
+		"turn": settings.TURNLocalOnly, "turn_tcp": settings.TURNLocalOnly, "turn_tls": settings.TURNLocalOnly,
 	}
-	onKeys = map[string]settings.Key{"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled}
+	onKeys = map[string]settings.Key{
+		"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled, "turn": settings.TURNEnabled, "shadowsocks": settings.SSEnabled,
+	}
+	// secretKeys are without a default: the service is off until somebody sets one.
+	secretKeys = map[string]settings.Key{"turn": settings.TURNSecret, "shadowsocks": settings.SSPassword}
 )
 
 // wanted is what should listen under a configuration and settings.
 func (a *App) wanted(conf *config.Config, s *settings.Snapshot) []config.Listener {
 	return conf.Listeners(config.Ports{
 		Port: func(n string) int {
-			if k := portKeys[n]; s.Source(k) == settings.FromStore {
+			if k, ok := portKeys[n]; ok && s.Source(k) == settings.FromStore {
 				return s.Port(k)
 			}
 			return 0
 		},
-		Local: func(n string) bool { return s.Bool(localKeys[n]) },
-		Off:   func(n string) bool { k, ok := onKeys[n]; return ok && !s.Bool(k) },
-		Env:   a.opt.Env,
+		Local: func(n string) bool { k, ok := localKeys[n]; return ok && s.Bool(k) },
+		Off: func(n string) bool {
+			if k, ok := secretKeys[n]; ok && s.Text(k) == "" {
+				return true
+			}
+			k, ok := onKeys[n]
+			return ok && !s.Bool(k)
+		},
+		Env: a.opt.Env,
 	})
 }
 
@@ -74,14 +111,54 @@ func (a *App) bind(context.Context) error {
 		}
 		a.doors.bound = nil
 		a.doors.mu.Unlock()
-		return a.group.Wait(ctx)
+		for _, l := range a.doors.inlets {
+			l.Close()
+		}
+		return errors.Join(a.doors.splitter.Stop(ctx), a.stopCalls(ctx), a.group.Wait(ctx))
 	})
-	c, err := a.prepare(a.wanted(a.conf.Load(), a.settings.Current()))
+	a.openInlets()
+	conf, s := a.conf.Load(), a.settings.Current()
+	want := a.wanted(conf, s)
+	calls, err := a.planCalls(conf, s, want)
 	if err != nil {
 		return err
 	}
-	c.commit()
+	c, err := a.prepare(want)
+	if err != nil {
+		return err
+	}
+	a.commit(c, calls)
 	return nil
+}
+
+// openInlets lets connections come to the doors of mail and web without a
+// socket of their own.
+func (a *App) openInlets() {
+	a.doors.inlets = make(map[string]*inlet.Listener)
+	for _, name := range []string{"smtp", "submission", "submission_tls", "imap", "imap_tls", "http", "http_tls"} {
+		a.doors.inlets[name] = inlet.New(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	}
+	a.doors.splitter = inlet.NewSplitter(a.doors.inlets["http_tls"], a.byProtocol)
+	for name, l := range a.doors.inlets { // they read the map: it is complete
+		a.accept(Bound{config.Listener{Name: name, Net: "tcp", TLS: name == "http_tls"}, l})
+	}
+}
+
+// byProtocol finds the door for clients that ask for mail on the port of HTTPS.
+func (a *App) byProtocol(protocol string) *inlet.Listener {
+	name := map[string]string{"imap": "imap_tls", "smtp": "submission_tls", "submission": "submission_tls"}[protocol]
+	if name == "" || a.settings.Current().Bool(localKeys[name]) {
+		return nil
+	}
+	return a.doors.inlets[name]
+}
+
+// commit lets prepared sockets serve. What serves them is there before them, and
+// goes after them.
+func (a *App) commit(r *rebinding, calls plannedCalls) {
+	a.startCalls(calls)
+	r.commit()
+	a.settleCalls(calls)
 }
 
 // rebinding is a prepared change of what listens. Nothing accepts on the new
@@ -118,10 +195,10 @@ func difference(now []Bound, want []config.Listener) (keep []Bound, open []confi
 // error lists all, and everything is as it was.
 func (a *App) prepare(want []config.Listener) (*rebinding, error) {
 	r := &rebinding{a: a}
-	var open []config.Listener
-	r.keep, open, r.closes = difference(a.Listeners(), want)
+	var missing []config.Listener
+	r.keep, missing, r.closes = difference(a.Listeners(), want)
 	inTheWay := func(b Bound) bool {
-		return slices.ContainsFunc(open, func(w config.Listener) bool { return portOf(w.Addr) == portOf(b.Addr) })
+		return slices.ContainsFunc(missing, func(w config.Listener) bool { return w.Net == b.Net && portOf(w.Addr) == portOf(b.Addr) })
 	}
 	slices.SortStableFunc(r.closes, func(x, y Bound) int {
 		switch ix, iy := inTheWay(x), inTheWay(y); {
@@ -140,8 +217,8 @@ func (a *App) prepare(want []config.Listener) (*rebinding, error) {
 		r.closed++
 	}
 	var errs []error
-	for _, w := range open {
-		l, err := net.Listen("tcp", w.Addr)
+	for _, w := range missing {
+		l, err := open(w)
 		if err != nil {
 			errs = append(errs, bindError(w, append(slices.Clone(r.keep), r.open...), err))
 			continue
@@ -162,7 +239,7 @@ func (r *rebinding) rollback() error {
 	var errs []error
 	for i := range r.closed {
 		b := &r.closes[i]
-		l, err := net.Listen("tcp", b.Addr)
+		l, err := open(b.Listener)
 		if err != nil {
 			errs = append(errs, fault.Wrap(fault.Internal, err, b.Name+" had to make room and cannot come back"))
 			continue
@@ -195,6 +272,12 @@ func (r *rebinding) commit() {
 	}
 }
 
+// sessionsStay reports whether commit touched a service whose sessions outlive
+// its socket.
+func (r *rebinding) sessionsStay() bool {
+	return slices.ContainsFunc(append(slices.Clone(r.open), r.closes...), func(b Bound) bool { _, ok := r.a.doors.inlets[b.Name]; return ok })
+}
+
 // changes says what commit did, for the operator.
 func (r *rebinding) changes() (list []string) {
 	for _, b := range r.open {
@@ -210,10 +293,30 @@ func (r *rebinding) changes() (list []string) {
 
 func (a *App) accept(b Bound) {
 	a.group.Go("serve "+b.Name, func() {
+		l := b.l
+		if trusted := a.proxies(b.Name); len(trusted) > 0 {
+			if _, inside := l.(*inlet.Listener); !inside {
+				p := inlet.NewProxied(l, trusted)
+				defer p.Close()
+				b.l = p
+			}
+		}
 		if err := a.serve(b); err != nil {
 			a.log.Error("a listener ended", "listener", b.Name, "err", err)
 		}
 	})
+}
+
+// proxies are the networks whose word on whom they speak for is taken.
+func (a *App) proxies(name string) []netip.Prefix {
+	if _, ok := a.doors.inlets[name]; !ok {
+		return nil // not a door of mail or web
+	}
+	list, err := config.ParseNetworks(a.conf.Load().ProxyProtocol)
+	if err != nil {
+		return nil // cannot be: the file was checked
+	}
+	return list
 }
 
 func (a *App) serve(b Bound) error {
@@ -228,6 +331,12 @@ func (a *App) serve(b Bound) error {
 		return a.imap.Serve(b.l, imapserver.STARTTLS)
 	case "imap_tls":
 		return a.imap.Serve(b.l, imapserver.TLS)
+	case "turn", "turn_tcp", "turn_tls", "shadowsocks":
+		return a.serveCalls(b)
+	case "http_tls":
+		if b.l != net.Listener(a.doors.inlets["http_tls"]) {
+			return a.doors.splitter.Serve(b.l)
+		}
 	}
 	return a.web.Serve(b.l, b.TLS)
 }
@@ -248,11 +357,11 @@ func bindError(w config.Listener, ours []Bound, err error) error {
 			fmt.Sprintf("port %s needs a privilege: run make dev-bind-cap, or set %s_listen to a port above 1023", port, w.Name))
 	case errors.Is(err, syscall.EADDRINUSE):
 		for _, b := range ours {
-			if portOf(b.Addr) == port {
+			if b.Net == w.Net && portOf(b.Addr) == port {
 				return fault.WithHint(fault.Wrap(fault.Invalid, err, w.Name), fmt.Sprintf("%s of this server has port %s already", b.Name, port))
 			}
 		}
-		return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("another program holds port %s; ss -tlnp names it", port))
+		return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("another program holds port %s; ss -%slnp names it", port, w.Net[:1]))
 	}
 	return fault.Wrap(fault.Invalid, err, w.Name)
 }

@@ -1,6 +1,6 @@
 // Package certs owns keys and certificates: it reads and makes the files and
-// hands out a tls.Config that never goes stale. It is the one package that
-// reads private keys.
+// hands out a tls.Config that never goes stale, and DKIM signatures without the
+// keys. It is the one package that reads private keys.
 package certs
 
 import (
@@ -86,9 +86,9 @@ func (m *Manager) IsSelfSigned() bool {
 	return l.CheckSignature(l.SignatureAlgorithm, l.RawTBSCertificate, l.Signature) == nil
 }
 
-// TLSConfig returns a configuration that always presents the current pair. For
-// mail no protocols are named: a client that offers "imap" or "smtp" by ALPN must
-// not be turned away.
+// TLSConfig returns a configuration that always presents the current pair.
+// Clients without ALPN are served; those that offer other protocols only are
+// turned away, so that a browser cannot be led to speak to a mail port.
 func (m *Manager) TLSConfig(protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,

@@ -45,12 +45,12 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			numbers, release, err := testport.Reserve(len(ports))
+			numbers, release, err := testport.Reserve(len(ports) + len(spare))
 			if err != nil {
 				return err
 			}
 			e.Defer(release)
-			for i, name := range ports {
+			for i, name := range append(slices.Clone(ports), spare...) {
 				e.Setenv("PORT_"+strings.ToUpper(name), strconv.Itoa(numbers[i]))
 			}
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command takes a second more
@@ -67,6 +67,9 @@ func TestScripts(t *testing.T) {
 }
 
 var ports = []string{"smtp", "submission", "submission_tls", "imap", "imap_tls", "http", "http_tls"}
+
+// spare are further ports, which a script's own lines may use.
+var spare = []string{"turn", "spare"}
 
 // code N PROGRAM ARGS runs a program and compares its exit code.
 func code(ts *testscript.TestScript, neg bool, args []string) {

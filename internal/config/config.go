@@ -58,6 +58,7 @@ type Config struct {
 	HTTPListen          string `toml:"http_listen" kind:"listen"`
 	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listen"`
 	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listen"`
+	ProxyProtocol       string `toml:"proxy_protocol" kind:"networks"`
 
 	TURNEnable         bool   `toml:"turn_enable"`
 	TURNServer         string `toml:"turn_server"`
@@ -65,10 +66,12 @@ type Config struct {
 	TURNSecret         string `toml:"turn_secret" setting:"__TURN_SECRET__"`
 	TURNTTL            string `toml:"turn_ttl" kind:"duration" setting:"__TURN_TTL__"`
 	TURNListenUDP      string `toml:"turn_listen_udp" kind:"listen"`
+	TURNListenTLS      string `toml:"turn_listen_tls" kind:"listen"`
 	TURNRealm          string `toml:"turn_realm" setting:"__TURN_REALM__"`
 	TURNRelayIP        string `toml:"turn_relay_ip" kind:"ip" setting:"__TURN_RELAY_IP__"`
 	TURNRelayPortMin   string `toml:"turn_relay_port_min" kind:"port" setting:"__TURN_RELAY_PORT_MIN__"`
 	TURNRelayPortMax   string `toml:"turn_relay_port_max" kind:"port" setting:"__TURN_RELAY_PORT_MAX__"`
+	TURNPrivatePeers   bool   `toml:"turn_allow_private_peers"`
 	TURNTestForceRelay bool   `toml:"turn_test_force_relay"`
 
 	AdminPath    string `toml:"admin_path" setting:"__ADMIN_PATH__"`
@@ -84,7 +87,7 @@ type Config struct {
 	SSAddr         string `toml:"ss_addr" kind:"listen"`
 	SSPassword     string `toml:"ss_password" setting:"__SS_PASSWORD__"`
 	SSCipher       string `toml:"ss_cipher" setting:"__SS_CIPHER__"`
-	SSAllowedPorts string `toml:"ss_allowed_ports"`
+	SSAllowedPorts string `toml:"ss_allowed_ports" kind:"ports"`
 
 	DefaultQuota           string `toml:"default_quota" kind:"size"`
 	AppendLimit            string `toml:"appendlimit" kind:"size" setting:"__APPENDLIMIT__"`
@@ -317,11 +320,23 @@ func (c *Config) together(file string, lines map[string]int) (problems []Problem
 			bad(pair.low, "is above "+pair.high, "swap the two")
 		}
 	}
+	if low, high := number(c.TURNRelayPortMin), number(c.TURNRelayPortMax); low > 0 && high > 0 {
+		control := max(number(c.TURNPort), number(portOf(c.TURNListenUDP)))
+		if control == 0 {
+			control = defaultTURNPort
+		}
+		switch {
+		case low < 1024:
+			bad("turn_relay_port_min", "is below 1024", "these ports are for services")
+		case low <= control && control <= high:
+			bad("turn_relay_port_min", fmt.Sprintf("the relay ports hold %d, the port of TURN itself", control), "choose a range beside it")
+		}
+	}
 	seen := make(map[string]string)
 	for _, l := range []struct{ key, addr string }{
 		{"smtp_listen", c.SMTPListen}, {"submission_listen", c.SubmissionListen}, {"submission_tls_listen", c.SubmissionTLSListen},
 		{"imap_listen", c.IMAPListen}, {"imap_tls_listen", c.IMAPTLSListen}, {"http_listen", c.HTTPListen}, {"http_tls_listen", c.HTTPTLSListen},
-		{"openmetrics_listen", c.OpenMetricsListen},
+		{"openmetrics_listen", c.OpenMetricsListen}, {"turn_listen_udp", c.TURNListenUDP}, {"turn_listen_tls", c.TURNListenTLS}, {"ss_addr", c.SSAddr},
 	} {
 		addr := trimScheme(l.addr)
 		if other := seen[addr]; addr != "" && other != "" {
@@ -469,6 +484,12 @@ func check(f field, text string) (what, hint string) {
 			err = strconv.ErrRange
 		}
 		hint = "write a number from 1 to 100, as in 1.25"
+	case "networks":
+		_, err = ParseNetworks(text)
+		noun, hint = "list of networks", `write addresses and networks, as in "127.0.0.1 10.0.0.0/8"`
+	case "ports":
+		_, err = ParsePorts(text)
+		noun, hint = "list of ports", `write ports with blanks between them, as in "465 993"`
 	case "enum":
 		for _, o := range f.of {
 			if o == text {

@@ -26,6 +26,9 @@ func checkListen(s string) error {
 	return err
 }
 
+// Address is a listen address without its scheme: host:port.
+func Address(listen string) string { return trimScheme(listen) }
+
 func trimScheme(s string) string {
 	for _, p := range []string{"tcp://", "tls://", "udp://", "tcp:"} {
 		if rest, ok := strings.CutPrefix(s, p); ok {
@@ -40,9 +43,46 @@ func checkIP(s string) error {
 	return err
 }
 
+const defaultTURNPort = 3478
+
+func portOf(listen string) string {
+	_, port, _ := net.SplitHostPort(trimScheme(listen))
+	return port
+}
+
+// ParseNetworks reads addresses and networks with blanks or commas between them.
+// An address is a network of one.
+func ParseNetworks(s string) (list []netip.Prefix, err error) {
+	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' }) {
+		p, err := netip.ParsePrefix(f)
+		if err != nil {
+			ip, err := netip.ParseAddr(f)
+			if err != nil || ip.Zone() != "" {
+				return nil, errors.New("bad network")
+			}
+			p = netip.PrefixFrom(ip, ip.BitLen())
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// ParsePorts reads ports with blanks or commas between them.
+func ParsePorts(s string) (list []int, err error) {
+	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' }) {
+		n, err := units.ParsePort(f)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
 // Listener is one service that may listen. Addr is "" when it is off.
 type Listener struct {
-	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks
+	Net    string // tcp or udp
 	Addr   string
 	TLS    bool   // TLS from the start
 	Source string // env, db, file or default
@@ -52,7 +92,7 @@ type Listener struct {
 type Ports struct {
 	Port  func(name string) int
 	Local func(name string) bool
-	Off   func(name string) bool // http and http_tls only
+	Off   func(name string) bool // http, http_tls, turn and shadowsocks only
 	Env   func(string) string
 }
 
@@ -84,6 +124,18 @@ func (c *Config) Listeners(p Ports) []Listener {
 	if httpEnv == "" && !p.Off("http_tls") {
 		list = append(list, p.resolve("http_tls", c.HTTPTLSListen, "", "", c.HTTPListen, true))
 	}
+	if c.TURNEnable && !p.Off("turn") {
+		file, fallback := c.TURNListenUDP, "0.0.0.0:"+strconv.Itoa(defaultTURNPort)
+		if file == "" && c.TURNPort != "" {
+			file = "0.0.0.0:" + c.TURNPort
+		}
+		udp := p.resolve("turn", file, "", fallback, "", false)
+		udp.Net = "udp"
+		list = append(list, udp, p.resolve("turn_tcp", file, "", fallback, "", false), p.resolve("turn_tls", c.TURNListenTLS, "", "", "", true))
+	}
+	if c.SSAddr != "" && !p.Off("shadowsocks") {
+		list = append(list, p.resolve("shadowsocks", c.SSAddr, "", "", "", false))
+	}
 	on := list[:0]
 	for _, l := range list {
 		if l.Addr != "" {
@@ -94,7 +146,7 @@ func (c *Config) Listeners(p Ports) []Listener {
 }
 
 func (p Ports) resolve(name, file, env, fallback, sibling string, tls bool) Listener {
-	l := Listener{Name: name, TLS: tls}
+	l := Listener{Name: name, Net: "tcp", TLS: tls}
 	stored := p.Port(name)
 	host := "0.0.0.0"
 	for _, s := range []string{file, sibling} {

@@ -189,6 +189,10 @@ func (c *session) verify(user string, password []byte) response {
 	}
 	c.srv.logins.Add(1)
 	c.login.Store(&id.Account)
+	if !c.srv.opt.Auth.Allowed(id.Account) {
+		c.end("This account's sessions were ended")
+		return no("AUTHENTICATIONFAILED", "Authentication failed")
+	}
 	r := ok("Logged in")
 	before := len(*c.out.bytes())
 	c.capabilities()

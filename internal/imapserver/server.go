@@ -43,6 +43,9 @@ const (
 // Authenticator verifies logins.
 type Authenticator interface {
 	Login(ctx context.Context, user string, password []byte, remote netip.Addr) (auth.Identity, error)
+	// Allowed reports whether an account that logged in may stay. A session asks
+	// once it can be found by EndSessions, so that a ban in between meets it.
+	Allowed(a address.Addr) bool
 }
 
 // Appender takes the messages of APPEND and REPLACE.

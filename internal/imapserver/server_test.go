@@ -70,6 +70,9 @@ func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Ad
 	return auth.Identity{Account: a}, nil
 }
 
+// Allowed bans banned@x.org while it logs in.
+func (d *desk) Allowed(a address.Addr) bool { return a.Local() != "banned" }
+
 func (d *desk) Spool(ctx context.Context, t mailbox.Target, r io.Reader, _ int64) (mailbox.Arrival, error) {
 	w, err := d.store.NewBody(ctx)
 	if err != nil {
@@ -472,7 +475,8 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		return // they have one there: see package readable
 	}
-	d := build(t, TLS, func(o *Options) { o.KeepAlive = 2 * time.Second })
+	t.Parallel()
+	d := build(t, TLS, func(o *Options) { o.KeepAlive = 6 * time.Second })
 	var cs []*client
 	for i := range 20 {
 		conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true})
@@ -487,11 +491,23 @@ func TestIdleSessionsHaveNoGoroutine(t *testing.T) {
 			c.compress()
 		}
 		c.do("s", "SELECT INBOX")
-		c.send("i IDLE\r\n")
-		c.until("+")
+		if i%4 == 0 {
+			// The end of the flush comes when the session waits already.
+			part := &holding{Conn: conn, on: true}
+			c.z.Reset(part)
+			c.send("i IDLE\r\n")
+			_, _ = conn.Write(part.buf.Next(part.buf.Len() - 4))
+			c.until("+")
+			_, _ = conn.Write(part.buf.Bytes())
+			c.z.Reset(conn)
+		} else {
+			c.send("i IDLE\r\n")
+			c.until("+")
+		}
 		cs = append(cs, c)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	// Well before the timer, which would let them try again.
+	for deadline := time.Now().Add(4 * time.Second); ; runtime.Gosched() {
 		if st := d.srv.Stats(); st.Parked == len(cs) && d.srv.group.Live() == 0 {
 			break
 		}
@@ -598,6 +614,18 @@ func TestAChangeElsewhereIsNotMistakenForTheAnswer(t *testing.T) {
 	}
 	if got := b.do("4", "UID FETCH 1 (UID MODSEQ)"); got[0] != `* 1 FETCH (FLAGS () MODSEQ (4))` || got[1] != "* 1 FETCH (UID 1 MODSEQ (4))" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestABanDuringTheLoginEndsTheSession(t *testing.T) {
+	c := build(t, STARTTLS, nil).dial(t)
+	c.line()
+	if l := c.do("a", `LOGIN banned@x.org "secret alice"`); l[0] != "a NO [AUTHENTICATIONFAILED] Authentication failed" {
+		t.Error(l)
+	}
+	c.until("* BYE")
+	if _, err := c.br.ReadByte(); err == nil {
+		t.Error("the session goes on")
 	}
 }
 

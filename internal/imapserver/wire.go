@@ -136,7 +136,7 @@ func (in *input) fill(idle bool) error {
 	if idle {
 		read = w.wait
 	}
-	for first := true; ; {
+	for first, rest := true, false; ; {
 		if in.r < in.n || in.dec.Pending() {
 			if n, err := in.inflate(); n > 0 || err != nil {
 				return err
@@ -145,6 +145,9 @@ func (in *input) fill(idle bool) error {
 		}
 		if w.buffered() == 0 {
 			w.release()
+		}
+		if rest && idle {
+			return errQuiet // the end of a flush that came apart: nobody has spoken
 		}
 		// The first octet is waited for without holding anything.
 		p := w.one[:]
@@ -161,6 +164,7 @@ func (in *input) fill(idle bool) error {
 			in.begin(w.one[0])
 		} else {
 			in.r, in.n = 0, n
+			rest = true
 		}
 		first = false
 	}

@@ -37,6 +37,12 @@ type Desk struct {
 	Status func(ctx context.Context) Status
 	// Reload reads configuration and certificates anew.
 	Reload func(ctx context.Context) (Reloaded, error)
+	// Proxy tells where Shadowsocks is, and ProxyPassword makes a password that
+	// fits a cipher.
+	Proxy         func() ProxyFacts
+	ProxyPassword func(cipher string) (string, error)
+	// TURN reports whether the configuration has calls relayed.
+	TURN func() bool
 	// AdminToken returns the admin token and the API's URL.
 	AdminToken func(rotate bool) (AdminToken, error)
 }
@@ -176,6 +182,11 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.get", "Show one setting", d.settingsGet)
 	Define(t, "settings.set", "Store a setting", d.settingsSet)
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
+	Define(t, "turn", "Show or switch the relay for calls", d.calls)
+	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
+	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)
+	Define(t, "proxy.cipher", "Show or change the cipher of Shadowsocks", d.proxyCipher)
+	Define(t, "proxy.password", "Show or change the password of Shadowsocks", d.proxyPassword)
 	Define(t, "tokens.create", "Make a registration token", d.tokenCreate)
 	Define(t, "tokens.list", "List the registration tokens", d.tokenList)
 	Define(t, "tokens.status", "Show one registration token", d.tokenStatus)

@@ -71,8 +71,11 @@ func newHouse(t testing.TB) *house {
 			delete(h.used, a.Local())
 			return os.RemoveAll(mail(a))
 		},
-		Status: func(context.Context) Status { return Status{Running: true, Services: []Service{}} },
-		Reload: func(context.Context) (Reloaded, error) { return Reloaded{Reloaded: true}, h.fail },
+		Status:        func(context.Context) Status { return Status{Running: true, Services: []Service{}} },
+		Proxy:         func() ProxyFacts { return ProxyFacts{Addr: true, Port: 8388, Link: "ss://link"} },
+		ProxyPassword: func(cipher string) (string, error) { return "drawn for " + cipher, nil },
+		TURN:          func() bool { return true },
+		Reload:        func(context.Context) (Reloaded, error) { return Reloaded{Reloaded: true}, h.fail },
 		AdminToken: func(rotate bool) (AdminToken, error) {
 			return AdminToken{Token: map[bool]string{false: "old", true: "new"}[rotate]}, h.fail
 		},

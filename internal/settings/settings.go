@@ -154,5 +154,11 @@ func (s *Snapshot) crossCheck() error {
 	if s.Port(TURNRelayPortMin) > s.Port(TURNRelayPortMax) {
 		return fault.New(fault.Invalid, "turn_relay_port_min is above turn_relay_port_max")
 	}
+	if s.Port(TURNRelayPortMin) < 1024 {
+		return fault.New(fault.Invalid, "turn_relay_port_min is below 1024")
+	}
+	if p := s.Port(TURNPort); s.Port(TURNRelayPortMin) <= p && p <= s.Port(TURNRelayPortMax) {
+		return fault.New(fault.Invalid, "turn_port lies among the relay ports")
+	}
 	return nil
 }

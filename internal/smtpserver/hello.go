@@ -122,6 +122,10 @@ func (c *session) verify(user string, password []byte) smtp.Reply {
 	}
 	c.srv.stats.logins.Add(1)
 	c.login.Store(&id.Account)
+	if !c.srv.opt.Auth.Allowed(id.Account) {
+		c.reply(smtp.Say(535, "5.7.8", "Authentication failed"))
+		return smtp.Say(421, "4.7.0", "This account's sessions were ended")
+	}
 	return smtp.Say(235, "2.7.0", "Authentication succeeded")
 }
 

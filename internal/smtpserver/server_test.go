@@ -59,6 +59,9 @@ func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Ad
 	return auth.Identity{Account: a}, nil
 }
 
+// Allowed bans banned@x.org while it logs in.
+func (d *desk) Allowed(a address.Addr) bool { return a.Local() != "banned" }
+
 func (d *desk) Check(_ context.Context, e *delivery.Envelope, to address.Addr) error {
 	if to.Domain() != "x.org" {
 		return fault.New(fault.Refused, "Relaying denied")

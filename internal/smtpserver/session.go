@@ -218,6 +218,9 @@ func (c *session) run() {
 		switch {
 		case errors.Is(err, errLineTooLong):
 			c.bad(smtp.Say(500, "5.5.2", "Line too long"))
+		case errors.Is(err, errEndless):
+			c.reply(smtp.Say(421, "4.7.0", "Line too long"))
+			return
 		case errors.Is(err, errBareLF):
 			c.bad(smtp.Say(500, "5.5.2", "Lines end in CR LF"))
 		case err != nil:

@@ -8,12 +8,17 @@ import (
 	"sync"
 )
 
-const bufSize = 8 << 10
+const (
+	bufSize = 8 << 10
+	// maxSkip is how much of a line that is too long is read away.
+	maxSkip = 256 << 10
+)
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
 
 var (
 	errLineTooLong = errors.New("smtpserver: command line too long")
+	errEndless     = errors.New("smtpserver: command line without end")
 	errBareLF      = errors.New("smtpserver: command ends in a bare line feed")
 )
 
@@ -80,10 +85,10 @@ func (w *wire) fill() error {
 }
 
 // line reads a command line of at most limit octets and returns it without its
-// end. A longer line is read away.
+// end. A longer line is read away, within reason.
 func (w *wire) line(limit int) (string, error) {
 	var long []byte
-	tooLong := false
+	tooLong, skipped := false, 0
 	for {
 		have := []byte(nil)
 		if w.buf != nil {
@@ -106,6 +111,8 @@ func (w *wire) line(limit int) (string, error) {
 		if w.buf != nil && len(have) == bufSize {
 			if tooLong = tooLong || len(long)+len(have) > limit; !tooLong {
 				long = append(long, have...)
+			} else if skipped += len(have); skipped > maxSkip {
+				return "", errEndless
 			}
 			w.r, w.w = 0, 0
 		}

@@ -56,7 +56,13 @@ func Binary(t testing.TB) string {
 // configuration; unless it says otherwise the server logs to its output.
 func New(t testing.TB, extra string) *Server {
 	t.Helper()
-	s := &Server{Dir: t.TempDir(), binary: Binary(t), t: t}
+	return NewIn(t, t.TempDir(), extra)
+}
+
+// NewIn is New with a given state directory.
+func NewIn(t testing.TB, dir, extra string) *Server {
+	t.Helper()
+	s := &Server{Dir: dir, binary: Binary(t), t: t}
 	free := testport.Ports(t, 7)
 	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
 		*p = free[i]
@@ -90,9 +96,8 @@ tls_mode = "self_signed"
 	return s
 }
 
-// Start starts the process, waits until it greets, and checks that what runs is
-// the binary under test (REQ-42).
-func (s *Server) Start() {
+// Launch starts the process and does not wait for it.
+func (s *Server) Launch() *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(s.binary, "--config", s.config, "--state-dir", s.Dir, "run")
 	cmd.Stdout, cmd.Stderr = s, s
@@ -102,6 +107,14 @@ func (s *Server) Start() {
 	s.mu.Lock()
 	s.cmd = cmd
 	s.mu.Unlock()
+	return cmd
+}
+
+// Start starts the process, waits until it greets, and checks that what runs is
+// the binary under test (REQ-42).
+func (s *Server) Start() {
+	s.t.Helper()
+	cmd := s.Launch()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.IMAP), time.Second)
@@ -178,6 +191,9 @@ func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 
 // Kill ends it as a crash does.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+// Program returns the path of the binary under test.
+func (s *Server) Program() string { return s.binary }
 
 // PID returns the running process's id.
 func (s *Server) PID() int {

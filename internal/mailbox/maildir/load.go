@@ -1,10 +1,13 @@
 package maildir
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 
 	"madmail/internal/fault"
@@ -107,6 +110,7 @@ func sortEntries(e []entry) {
 // reading is a mailbox as it was read from disk, and when.
 type reading struct {
 	moment
+	data    []byte // the index
 	ix      *index // nil: lost or damaged
 	missing bool   // there is no index
 	torn    bool   // its last line is not whole
@@ -133,7 +137,8 @@ func (b *box) moment() moment {
 
 func (b *box) read() (*reading, error) {
 	r := &reading{moment: b.moment()}
-	data, err := os.ReadFile(b.index())
+	var err error
+	r.data, err = os.ReadFile(b.index())
 	r.missing = errors.Is(err, fs.ErrNotExist)
 	if err != nil && !r.missing {
 		return nil, trouble(err, "read an index")
@@ -141,11 +146,33 @@ func (b *box) read() (*reading, error) {
 	if r.found, err = files(b.dir); err != nil {
 		return nil, trouble(err, "list a mailbox")
 	}
-	r.torn = len(data) > 0 && data[len(data)-1] != '\n'
+	r.torn = len(r.data) > 0 && r.data[len(r.data)-1] != '\n'
 	if !r.missing {
-		r.ix, r.damage = parseIndex(data)
+		r.ix, r.damage = parseIndex(r.data)
 	}
 	return r, nil
+}
+
+// overlay makes of r what it will be when all that b holds is written. b.mu is
+// held.
+func (r *reading) overlay(b *box) {
+	data := appendHeader(nil, header{validity: b.validity, next: b.doneNext, mod: b.doneMod})
+	if _, lines, ok := bytes.Cut(r.data, []byte{'\n'}); ok {
+		data = append(data, lines...)
+		if r.torn {
+			data = append(data, '\n')
+		}
+	}
+	data = append(data, b.lines...)
+	for _, uid := range slices.Sorted(maps.Keys(b.held)) {
+		h := b.held[uid]
+		data = appendEntry(data, h.Message, b.doneNext, h.base)
+		if _, there := r.found[h.base]; !there {
+			r.found[h.base] = file{flags: h.Flags}
+		}
+	}
+	r.missing, r.torn = false, false
+	r.ix, r.damage = parseIndex(data)
 }
 
 // readAhead reads a mailbox that nobody has loaded, outside the sequencer: a
@@ -175,15 +202,18 @@ func (s *Store) load(b *box) error { return s.loadFrom(b, nil) }
 // loadFrom is load of what was read ahead, if that still holds.
 func (s *Store) loadFrom(b *box, r *reading) error {
 	s.quiet(b)
-	if err := s.flushBox(b); err != nil {
-		return trouble(err, "write held messages")
-	}
+	// When the disk is full its owner must be able to read and to delete: what
+	// cannot be written is read from memory.
+	held := s.flushBox(b) != nil
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r == nil || r.moment != b.moment() {
+	if r == nil || held || r.moment != b.moment() {
 		var err error
 		if r, err = b.read(); err != nil {
 			return err
+		}
+		if held {
+			r.overlay(b)
 		}
 	}
 	if r.damage != nil {

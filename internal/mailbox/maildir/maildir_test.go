@@ -494,6 +494,46 @@ func TestAFullDiskRefusesDeliveriesAndLosesNothing(t *testing.T) {
 	check("after reopen")
 }
 
+// On a full disk the owner of a mailbox that nobody has opened yet can read it,
+// flag and delete; and what was deleted stays so, although its file was written.
+func TestAMailboxOpensOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	var creates, allowed atomic.Int64
+	allowed.Store(1 << 30)
+	s := open(t, Options{Dir: dir, Checkpoint: time.Hour, hook: func(op, path string) error {
+		if op == "create" && strings.HasSuffix(path, ".madmail") && creates.Add(1) > allowed.Load() {
+			return syscall.ENOSPC
+		}
+		return nil
+	}})
+	a := inbox(t, "a@x.org")
+	for i := range 4 {
+		deliver(t, s, fmt.Sprintf("%d\r\n", i+1), a)
+	}
+	allowed.Store(2) // the files of two of them, then no more room
+	if got := contents(t, s, a); len(got) != 4 || got[1] != "1\r\n" || got[4] != "4\r\n" {
+		t.Fatal(got)
+	}
+	if gone, err := s.Expunge(t.Context(), a, mailbox.UIDSet{{First: 1, Last: 1}}, false); err != nil || len(gone) != 1 {
+		t.Fatal(gone, err)
+	}
+	if _, err := s.Change(t.Context(), a, mailbox.UIDSet{{First: 2, Last: 3}}, mailbox.FlagChange{Op: mailbox.AddFlags, Flags: mailbox.Seen}); err != nil {
+		t.Fatal(err)
+	}
+	allowed.Store(1 << 30)
+	closeStore(t, s)
+	for _, sub := range []string{"new", "cur"} {
+		files, err := os.ReadDir(filepath.Join(dir, "mail", "a@x.org", "Maildir", sub))
+		if want := map[string]int{"new": 1, "cur": 2}[sub]; err != nil || len(files) != want {
+			t.Errorf("%s: %v, %v; want %d files", sub, files, err, want)
+		}
+	}
+	s = open(t, Options{Dir: dir})
+	if got := contents(t, s, a); len(got) != 3 || got[2] != "2\r\n" || got[3] != "3\r\n" || got[4] != "4\r\n" {
+		t.Error(got)
+	}
+}
+
 // until waits for a condition, trying it again and again.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()

@@ -107,6 +107,7 @@ func (s *Store) flushBox(b *box) error {
 	b.writes.Add(1)
 	b.flushing.Store(true)
 	defer b.flushing.Store(false)
+	b.half = true
 	uids := make([]mailbox.UID, 0, len(b.held))
 	for uid := range b.held {
 		uids = append(uids, uid)
@@ -136,7 +137,7 @@ func (s *Store) flushBox(b *box) error {
 	}
 	b.nlines += bytes.Count(lines, []byte{'\n'})
 	clear(b.held)
-	b.lines, b.stale = nil, false
+	b.lines, b.stale, b.half = nil, false, false
 	if v := b.view.Load(); v != nil {
 		s.noteTimes(b)
 		if dead := b.nlines - v.Len(); dead > 64 && dead > 2*v.Len() {
@@ -144,6 +145,14 @@ func (s *Store) flushBox(b *box) error {
 		}
 	}
 	return nil
+}
+
+// unwrite removes the file that a held message got before writing failed. b.mu is
+// held.
+func (s *Store) unwrite(b *box, base string, flags mailbox.Flags) {
+	if err := s.disk.remove(filepath.Join(b.dir, place(base, flags))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("a message file could not be removed", "err", err)
+	}
 }
 
 // file makes the file of a held message: the first of a delivery is written,

@@ -419,6 +419,9 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 		b.mu.Lock()
 		for _, m := range moves {
 			if h, ok := b.held[m.m.UID]; ok {
+				if b.half && place(m.m.base, m.old) != place(m.m.base, m.m.Flags) {
+					s.unwrite(b, m.m.base, m.old)
+				}
 				b.held[m.m.UID] = held{m.m, h.source}
 				continue
 			}
@@ -502,7 +505,10 @@ func (s *Store) applyRemoval(o *op, rm *removal) {
 	for _, m := range rm.msgs {
 		bytes += m.Size
 		if _, ok := b.held[m.UID]; ok {
-			delete(b.held, m.UID) // it never became a file
+			delete(b.held, m.UID) // it never became a file, unless
+			if b.half {
+				s.unwrite(b, m.base, m.Flags)
+			}
 			continue
 		}
 		files = true

@@ -182,6 +182,7 @@ type box struct {
 	doneNext mailbox.UID    // next UID as applied
 	doneMod  mailbox.ModSeq // modseq as applied
 	stale    bool           // the index's first line is behind
+	half     bool           // writing failed midway: held messages may have files
 
 	// Everybody's.
 	inflight atomic.Int32 // operations planned and not yet applied

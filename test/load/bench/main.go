@@ -5,11 +5,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,6 +20,11 @@ import (
 	"time"
 
 	"madmail/test/load"
+)
+
+var (
+	pinned bool     // the server had a CPU of its own
+	used   []string // state directories, removed at the very end
 )
 
 func main() {
@@ -42,21 +49,31 @@ func run() error {
 	if *seconds < 1 || *seconds > 60 || *idle < 1 || *idle > 10000 {
 		return fmt.Errorf("-seconds is 1 to 60, -idle 1 to 10000")
 	}
-	if t.SMTP == "" {
-		stop, err := start(&t)
-		if err != nil {
-			return err
-		}
-		defer stop()
-	}
-	if err := t.Check(); err != nil {
-		return err
-	}
+	own := t.SMTP == ""
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	d := time.Duration(*seconds) * time.Second
 	members := func(n, to int) func() ([]load.Figure, error) {
-		return func() ([]load.Figure, error) { return t.Submit(n, to, 1500, d) }
+		return func() ([]load.Figure, error) {
+			if err := t.Ensure("member%06d", 64); err != nil {
+				return nil, err
+			}
+			return t.Submit(n, to, 1500, d)
+		}
 	}
 	var all []load.Figure
+	// Not before: ext4 does not reuse inodes for minutes, and looks at each one
+	// that was freed lately whenever a file is created.
+	defer func() {
+		for _, dir := range used {
+			_ = os.RemoveAll(dir)
+		}
+	}()
+	defer func() {
+		if own {
+			fmt.Fprintf(os.Stderr, "server held to one CPU: %v; memory limit of the Go runtime: 900 MiB\n", pinned)
+		}
+	}()
 	for _, s := range []struct {
 		name string
 		run  func() ([]load.Figure, error)
@@ -65,8 +82,12 @@ func run() error {
 		{"1 pair", func() ([]load.Figure, error) { return t.Pairs(1, 1500, d) }},
 		{"8 pairs", func() ([]load.Figure, error) { return t.Pairs(8, 1500, d) }},
 		{"64 pairs", func() ([]load.Figure, error) { return t.Pairs(64, 1500, d) }},
-		{"warm logins", func() ([]load.Figure, error) { return t.Warm(8, d) }},
-		{"members", func() ([]load.Figure, error) { return nil, t.Ensure("member%06d", 64) }},
+		{"warm logins", func() ([]load.Figure, error) {
+			if err := t.Ensure("receiver%04d", 8); err != nil {
+				return nil, err
+			}
+			return t.Warm(8, d)
+		}},
 		{"submit 1", members(1, 1)}, {"submit 8", members(8, 1)}, {"submit 64", members(64, 1)},
 		{"fan-out", members(1, 50)},
 		{"mailbox", func() ([]load.Figure, error) { return t.Prefetch(10000, 1500) }},
@@ -77,7 +98,7 @@ func run() error {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s ...\n", s.name)
-		f, err := s.run()
+		f, err := alone(&t, own, interrupted, s.run)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -96,6 +117,36 @@ func run() error {
 		fmt.Fprintf(w, "  %s\t%.3g\t%s\n", f.Name, f.Value, f.Unit)
 	}
 	return w.Flush()
+}
+
+// alone runs a scenario, on a fresh server where we start it: what one scenario
+// leaves behind, in memory or on disk, is not the next one's cost.
+func alone(t *load.Target, own bool, interrupted <-chan os.Signal, run func() ([]load.Figure, error)) ([]load.Figure, error) {
+	if own {
+		stop, err := start(t)
+		if err != nil {
+			return nil, err
+		}
+		defer stop()
+	}
+	if err := t.Check(); err != nil {
+		return nil, err
+	}
+	type result struct {
+		f   []load.Figure
+		err error
+	}
+	done := make(chan result, 1)
+	go func() { // ends with the scenario, or with the process
+		f, err := run()
+		done <- result{f, err}
+	}()
+	select {
+	case r := <-done:
+		return r.f, r.err
+	case <-interrupted:
+		return nil, errors.New("interrupted")
+	}
 }
 
 // start runs the binary on ports of its own.
@@ -141,7 +192,7 @@ func start(t *load.Target) (stop func(), err error) {
 			held = false
 		}
 	}
-	fmt.Fprintf(os.Stderr, "server held to one CPU: %v; memory limit of the Go runtime: 900 MiB\n", held)
+	pinned = held
 	t.Counter = func() map[string]int64 {
 		out, err := exec.Command(bin, "--config", conf, "--state-dir", dir, "--json", "status").Output()
 		var st struct {
@@ -165,6 +216,6 @@ func start(t *load.Target) (stop func(), err error) {
 	return func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
+		used = append(used, dir)
 	}, nil
 }

@@ -1,0 +1,367 @@
+package app
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"madmail/internal/config"
+	"madmail/internal/fault"
+	"madmail/internal/inlet"
+	"madmail/internal/ops"
+	"madmail/internal/settings"
+	"madmail/internal/shadowsocks"
+	"madmail/internal/turnserver"
+)
+
+// calls are the doors that come and go with their settings: TURN and
+// Shadowsocks. A door that is switched off is stopped, with all that goes
+// through it.
+type calls struct {
+	turn        atomic.Pointer[turnDoor]
+	shadowsocks atomic.Pointer[shadowsocks.Server]
+}
+
+type turnDoor struct {
+	*turnserver.Server
+	tcp, tls *inlet.Listener // for Shadowsocks
+}
+
+// plannedCalls is how the two should be. nil is off.
+type plannedCalls struct {
+	keep   bool // both as they are; the rest does not count
+	turn   *turnserver.Config
+	cipher *[2]string // and password
+}
+
+// planCalls checks what a configuration and settings say, and changes nothing.
+// want is what would listen. Errors are fault.Invalid.
+func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config.Listener) (p plannedCalls, err error) {
+	on := func(name string) (config.Listener, bool) {
+		i := slices.IndexFunc(want, func(l config.Listener) bool { return l.Name == name })
+		if i < 0 {
+			return config.Listener{}, false
+		}
+		return want[i], true
+	}
+	if l, ok := on("turn"); ok {
+		p.turn = &turnserver.Config{
+			Secret: s.Text(settings.TURNSecret), Realm: s.Text(settings.TURNRealm), AllowPrivate: conf.TURNPrivatePeers,
+			PortMin: s.Port(settings.TURNRelayPortMin), PortMax: s.Port(settings.TURNRelayPortMax),
+		}
+		if p.turn.Realm == "" {
+			p.turn.Realm = a.turnHost(conf)
+		}
+		if p.turn.Relay, err = relayAddrs(s.Text(settings.TURNRelayIP), conf.PublicIP); err != nil {
+			return p, err
+		}
+		if err = p.turn.Check(); err != nil {
+			return p, fault.WithHint(err, "see the keys turn_... in docs/operate.md")
+		}
+		if n, _ := strconv.Atoi(portOf(l.Addr)); p.turn.PortMin <= n && n <= p.turn.PortMax {
+			return p, fault.WithHint(fault.Newf(fault.Invalid, "turn: port %d lies among its own relay ports", n), "choose turn_relay_port_min and turn_relay_port_max beside it")
+		}
+	} else if conf.TURNEnable && s.Text(settings.TURNSecret) == "" {
+		a.log.Warn("calls are not relayed: turn_secret is not set")
+	}
+	if _, ok := on("shadowsocks"); ok {
+		p.cipher = &[2]string{s.Enum(settings.SSCipher), s.Text(settings.SSPassword)}
+		if err = shadowsocks.Check(p.cipher[0], p.cipher[1]); err != nil {
+			return p, err
+		}
+	} else if s.Text(settings.SSPassword) != "" {
+		// Also while the port is closed: it must be possible to open it.
+		if err = shadowsocks.Check(s.Enum(settings.SSCipher), s.Text(settings.SSPassword)); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// relayAddrs are what callers are told to reach each other at: what was set, else
+// where clients find this machine, else its addresses towards the internet.
+func relayAddrs(set, public string) ([]netip.Addr, error) {
+	for _, text := range []string{set, public} {
+		if text != "" {
+			ip, err := netip.ParseAddr(text)
+			return []netip.Addr{ip}, fault.Wrap(fault.Invalid, err, "turn: relay address")
+		}
+	}
+	var list []netip.Addr
+	for _, far := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent
+		conn, err := net.Dial("udp", far)
+		if err != nil {
+			continue
+		}
+		if ap, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
+			list = append(list, ap.Addr().Unmap().WithZone(""))
+		}
+		conn.Close()
+	}
+	if len(list) == 0 { // no network yet; mail is served all the same
+		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	}
+	return list, nil
+}
+
+// startCalls makes what is planned, and changes what is there.
+func (a *App) startCalls(p plannedCalls) {
+	if p.keep {
+		return
+	}
+	if p.turn != nil {
+		if d := a.calls.turn.Load(); d == nil {
+			a.startTURN(*p.turn)
+		} else if err := d.Configure(*p.turn); err != nil {
+			a.log.Error("TURN keeps its old configuration", "err", err) // cannot be: it was checked
+		}
+	}
+	if p.cipher != nil {
+		if s := a.calls.shadowsocks.Load(); s == nil {
+			a.startShadowsocks(p.cipher[0], p.cipher[1])
+		} else if err := s.Configure(p.cipher[0], p.cipher[1]); err != nil {
+			a.log.Error("Shadowsocks keeps its old password", "err", err) // cannot be: it was checked
+		}
+	}
+}
+
+func (a *App) startTURN(c turnserver.Config) {
+	srv, err := turnserver.New(turnserver.Options{Config: c, Verbose: a.opt.Env("CHATMAIL_TURN_DEBUG") == "1", Log: a.Log.Logger("turn")})
+	if err != nil {
+		a.log.Error("calls are not relayed", "err", err) // cannot be: it was checked
+		return
+	}
+	at := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	d := &turnDoor{Server: srv, tcp: inlet.New(at), tls: inlet.New(at)}
+	a.calls.turn.Store(d)
+	a.group.Go("serve turn inside", func() { _ = d.Serve(d.tcp, nil) }) // until it is closed
+	a.group.Go("serve turn_tls inside", func() { _ = d.Serve(d.tls, a.certs.TLSConfig()) })
+}
+
+func (a *App) startShadowsocks(cipher, password string) {
+	s, err := shadowsocks.New(shadowsocks.Options{Cipher: cipher, Password: password, Local: a.isHere, Log: a.Log.Logger("shadowsocks")})
+	if err != nil {
+		a.log.Error("Shadowsocks is not served", "err", err) // cannot be: it was checked
+		return
+	}
+	a.calls.shadowsocks.Store(s)
+}
+
+// settleCalls ends what is not planned, once its sockets are closed, and tells
+// Shadowsocks what it may reach.
+func (a *App) settleCalls(p plannedCalls) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if p.turn == nil && !p.keep {
+		a.stopTURN(ctx)
+	}
+	if p.cipher == nil && !p.keep {
+		a.stopShadowsocks(ctx)
+	}
+	if s := a.calls.shadowsocks.Load(); s != nil {
+		s.SetTargets(a.targets())
+	}
+}
+
+func (a *App) stopTURN(ctx context.Context) {
+	if d := a.calls.turn.Swap(nil); d != nil {
+		if err := d.Stop(ctx); err != nil {
+			a.log.Warn("TURN takes long to stop", "err", err)
+		}
+	}
+}
+
+func (a *App) stopShadowsocks(ctx context.Context) {
+	if s := a.calls.shadowsocks.Swap(nil); s != nil {
+		if err := s.Stop(ctx); err != nil {
+			a.log.Warn("Shadowsocks takes long to stop", "err", err)
+		}
+	}
+}
+
+// stopCalls ends both.
+func (a *App) stopCalls(ctx context.Context) error {
+	a.stopTURN(ctx)
+	a.stopShadowsocks(ctx)
+	return ctx.Err()
+}
+
+// serveCalls serves a socket of theirs. It closes one that came too late.
+func (a *App) serveCalls(b Bound) error {
+	if b.Name == "shadowsocks" {
+		if s := a.calls.shadowsocks.Load(); s != nil {
+			return s.Serve(b.l)
+		}
+		return b.l.Close()
+	}
+	d := a.calls.turn.Load()
+	if d == nil {
+		return b.l.Close()
+	}
+	switch l := b.l.(type) {
+	case *packetSocket:
+		return d.ServePacket(l.PacketConn)
+	default:
+		if b.Name == "turn_tls" {
+			return d.Serve(l, a.certs.TLSConfig())
+		}
+		return d.Serve(l, nil)
+	}
+}
+
+// usualPorts are where clients look for a service that is bound elsewhere,
+// because something in front of this machine translates.
+var usualPorts = map[uint16]string{
+	25: "smtp", 587: "submission", 465: "submission_tls", 143: "imap", 993: "imap_tls", 80: "http", 443: "http_tls", 3478: "turn_tcp", 5349: "turn_tls",
+}
+
+// targets are the services that Shadowsocks reaches, by the port that clients
+// ask for: those that listen, also on loopback only.
+func (a *App) targets() map[uint16]shadowsocks.Dialer {
+	allowed, err := config.ParsePorts(a.conf.Load().SSAllowedPorts)
+	if err != nil {
+		return nil // cannot be: the file was checked
+	}
+	t := make(map[uint16]shadowsocks.Dialer)
+	add := func(port uint16, name string) {
+		if len(allowed) > 0 && !slices.Contains(allowed, int(port)) || t[port] != nil {
+			return
+		}
+		if l := a.inside(name); l != nil {
+			t[port] = l.Dial
+		}
+	}
+	open := make(map[string]bool)
+	for _, b := range a.Listeners() {
+		if port := a.port(b.Name); b.Net == "tcp" && port > 0 {
+			open[b.Name] = true
+			add(uint16(port), b.Name)
+		}
+	}
+	for port, name := range usualPorts {
+		if open[name] {
+			add(port, name)
+		}
+	}
+	return t
+}
+
+// inside is the way into a door without a socket, or nil.
+func (a *App) inside(name string) *inlet.Listener {
+	if d := a.calls.turn.Load(); d != nil {
+		switch name {
+		case "turn_tcp":
+			return d.tcp
+		case "turn_tls":
+			return d.tls
+		}
+	}
+	return a.doors.inlets[name]
+}
+
+// isHere reports whether a host that a proxied client asks for is this server.
+// Of addresses that cannot be known: something in front may translate them. A
+// name that is another server's must not end here.
+func (a *App) isHere(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
+		return true
+	}
+	conf := a.conf.Load()
+	names := []string{a.hostname(), conf.MXDomain, conf.WebDomain, conf.TURNServer, a.clientHost()}
+	for _, d := range a.domains.Local() {
+		names = append(names, d.Host())
+	}
+	for _, n := range names {
+		if n = strings.ToLower(strings.Trim(n, "[]")); n != "" && (host == n || strings.HasSuffix(host, "."+n)) {
+			return true
+		}
+	}
+	return false
+}
+
+// turnHost is where clients find TURN.
+func (a *App) turnHost(conf *config.Config) string {
+	for _, h := range []string{conf.TURNServer, conf.PublicIP, a.hostname()} {
+		if h = strings.Trim(h, "[]"); h != "" && !strings.Contains(h, ":") { // clients cannot read IPv6 there
+			return h
+		}
+	}
+	return a.hostname()
+}
+
+// turnEntry is what IMAP tells a user about TURN: "turn", "turns" or
+// "turn-test-relay-only". It is "" while there is nothing to tell.
+func (a *App) turnEntry(kind, user string) string {
+	conf, s := a.conf.Load(), a.settings.Current()
+	d := a.calls.turn.Load()
+	if d == nil || !s.Bool(settings.TURNEnabled) {
+		return ""
+	}
+	port := a.port("turn")
+	switch kind {
+	case "turn-test-relay-only":
+		if conf.TURNTestForceRelay || a.opt.Env("CHATMAIL_TURN_TEST_FORCE_RELAY") == "1" {
+			return "1"
+		}
+		return ""
+	case "turns":
+		port = a.port("turn_tls")
+	default:
+		if port != 0 && s.Source(settings.TURNPort) != settings.FromDefault {
+			port = s.Port(settings.TURNPort) // something in front may translate
+		}
+	}
+	if port == 0 {
+		return ""
+	}
+	return d.Credentials(user, s.Duration(settings.TURNTTL)).Value(a.turnHost(conf), port)
+}
+
+// countCalls adds both to the status.
+func (a *App) countCalls(st *ops.Status) {
+	if d := a.calls.turn.Load(); d != nil {
+		t := d.Stats()
+		st.Services = append(st.Services, ops.Service{Name: "TURN", Connections: t.Allocations})
+		for name, n := range map[string]int64{
+			"turn_allocations": int64(t.Allocations), "turn_connections": int64(t.Connections), "turn_created": t.Created, "turn_over_quota": t.OverQuota,
+			"turn_denied": t.Denied, "turn_refused_peers": t.RefusedPeers, "turn_dropped": t.Dropped, "turn_bytes_to_peers": t.ToPeers, "turn_bytes_from_peers": t.FromPeers,
+		} {
+			st.Counters[name] = n
+		}
+	}
+	if s := a.calls.shadowsocks.Load(); s != nil {
+		t, unique := s.Stats(), make(map[netip.Addr]bool)
+		s.Remotes(func(ip netip.Addr) { unique[ip] = true })
+		st.Services = append(st.Services, ops.Service{Name: "Shadowsocks", Connections: t.Connections, UniqueIPs: len(unique)})
+		st.Counters["shadowsocks_relayed"], st.Counters["shadowsocks_probes"] = t.Relayed, t.Probes
+	}
+}
+
+// proxyFacts tells operators of Shadowsocks.
+func (a *App) proxyFacts() ops.ProxyFacts {
+	conf, s := a.conf.Load(), a.settings.Current()
+	f := ops.ProxyFacts{Addr: conf.SSAddr != "", Port: s.Port(settings.SSPort)}
+	if n, err := strconv.Atoi(portOf(config.Address(conf.SSAddr))); err == nil && s.Source(settings.SSPort) != settings.FromStore {
+		f.Port = n
+	}
+	if password := s.Text(settings.SSPassword); f.Addr && password != "" {
+		f.Link = shadowsocks.Link(s.Enum(settings.SSCipher), password, a.proxyHost(), f.Port)
+	}
+	return f
+}
+
+// proxyHost is the host in the link to Shadowsocks.
+func (a *App) proxyHost() string {
+	if h, _, err := net.SplitHostPort(config.Address(a.conf.Load().SSAddr)); err == nil {
+		if ip, err := netip.ParseAddr(h); h != "" && (err != nil || !ip.IsUnspecified()) {
+			return h
+		}
+	}
+	return a.clientHost()
+}
