@@ -22,7 +22,8 @@ type searcher struct {
 	*session
 	now   time.Time
 	texts []text
-	err   error // ends the search
+	buf   []byte // for texts
+	err   error  // ends the search
 
 	// of the present message
 	hit
@@ -308,11 +309,13 @@ func (s *searcher) lookAtBody(m mailbox.Content, p *message.Part) {
 	case p.Encoding == "base64" || p.Encoding == "quoted-printable":
 		return
 	}
-	buf := make([]byte, 16<<10)
+	if s.buf == nil {
+		s.buf = make([]byte, 16<<10)
+	}
 	for {
-		n, err := r.Read(buf)
+		n, err := r.Read(s.buf)
 		for _, t := range s.texts {
-			_, _ = t.Write(buf[:n])
+			_, _ = t.Write(s.buf[:n])
 		}
 		if err != nil && err != io.EOF {
 			s.failed(err)
