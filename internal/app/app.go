@@ -87,6 +87,7 @@ type App struct {
 	jobs     *upkeep.Scheduler
 	Ops      ops.Table
 
+	fed     federation
 	doors   doors
 	calls   calls
 	group   task.Group
@@ -113,7 +114,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		a.openConfig, a.openState, a.openNouns, a.openStore, a.openFlows, a.openDesk,
+		a.openConfig, a.openState, a.openNouns, a.openStore, a.openFederation, a.openFlows, a.openDesk,
 	} {
 		if err := step(ctx); err != nil {
 			return a, err
@@ -122,7 +123,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	if opt.Offline {
 		return a, nil
 	}
-	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.openControl, a.watchdog} {
+	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
 			return a, err
 		}
@@ -267,7 +268,7 @@ func (a *App) openNouns(ctx context.Context) error {
 		return err
 	}
 	if a.accounts, err = account.Open(ctx, account.Options{
-		DB: a.db, Policy: policy(a.conf.Load()), DefaultLimit: func() int64 { return a.conf.Load().Quota() }, Ended: a.ended, Log: a.Log.Logger("account"),
+		DB: a.db, Policy: accountPolicy(a.conf.Load()), DefaultLimit: func() int64 { return a.conf.Load().Quota() }, Ended: a.ended, Log: a.Log.Logger("account"),
 	}); err != nil {
 		return err
 	}
@@ -295,7 +296,7 @@ func domainOptions(c *config.Config) account.DomainOptions {
 	}
 }
 
-func policy(c *config.Config) account.Policy {
+func accountPolicy(c *config.Config) account.Policy {
 	return account.Policy{
 		NameLength: c.UsernameLength, PasswordLength: c.PasswordLength,
 		MinName: c.MinUsernameLength, MaxName: c.MaxUsernameLength, MinPassword: c.PasswordMinLength,
@@ -323,13 +324,14 @@ func (a *App) openFlows(context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Outgoing: &a.fed, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
 	}
 	a.jobs, err = upkeep.New(a.Log.Logger("tasks"),
 		upkeep.Job{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
+		a.flushPeers(),
 		upkeep.Job{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
 		upkeep.Job{Name: "expire-push-tokens", Every: 24 * time.Hour, Run: func(ctx context.Context) error {
 			_, err := a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)

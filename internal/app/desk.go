@@ -141,13 +141,13 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err != nil {
 		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
 	}
-	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx)); err != nil {
+	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx), a.fed.policy.Reload(ctx)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.settings.Reload(ctx, fileSettings(old)))
 	}
 	if err := a.domains.Set(domainOptions(conf)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback()) // cannot be: it was checked above
 	}
-	a.accounts.SetPolicy(policy(conf))
+	a.accounts.SetPolicy(accountPolicy(conf))
 	a.conf.Store(conf)
 	a.commit(sockets, calls)
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {

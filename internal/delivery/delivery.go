@@ -24,7 +24,18 @@ type Accounts interface {
 	Blocked(a address.Addr) bool
 }
 
-// Options are what New needs. All but Logger and Now must be set.
+// Outgoing takes mail for other domains.
+type Outgoing interface {
+	// Carries reports, by a nil error, whether mail for a domain is taken. Otherwise
+	// the kind is fault.Refused. It reads memory only.
+	Carries(d address.Domain) error
+	// OpenRelay says whether strangers may send to other domains through us.
+	OpenRelay() bool
+	// Send keeps a message until it is delivered, and returns when that is durable.
+	Send(ctx context.Context, from address.Addr, to []address.Addr, body io.ReaderAt, size int64) error
+}
+
+// Options are what New needs. All but Outgoing, Logger and Now must be set.
 type Options struct {
 	Store    mailbox.Store
 	Quota    *quota.Cache
@@ -33,14 +44,16 @@ type Options struct {
 	Local func(address.Domain) bool
 	// MaxSize is the size limit of a message, in octets, by door.
 	MaxSize func(Via) int64
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// Outgoing is nil when there is no way to other domains.
+	Outgoing Outgoing
+	Logger   *slog.Logger
+	Now      func() time.Time
 }
 
 // Service is the intake. All methods may be called from many goroutines.
 type Service struct {
 	Options
-	accepted, refused, stored atomic.Int64
+	accepted, refused, stored, queued atomic.Int64
 }
 
 // New checks o and returns the intake.
@@ -71,11 +84,12 @@ type Stats struct {
 	Accepted int64 // messages
 	Refused  int64 // messages
 	Stored   int64 // copies, one per local recipient
+	Queued   int64 // recipients elsewhere
 }
 
 // Stats returns the counts.
 func (s *Service) Stats() Stats {
-	return Stats{Accepted: s.accepted.Load(), Refused: s.refused.Load(), Stored: s.stored.Load()}
+	return Stats{Accepted: s.accepted.Load(), Refused: s.refused.Load(), Stored: s.stored.Load(), Queued: s.queued.Load()}
 }
 
 // Check says whether a recipient may be named in e, before any data. It reads
@@ -89,14 +103,15 @@ func (s *Service) Check(_ context.Context, e *Envelope, to address.Addr) error {
 	if s.Local(to.Domain()) {
 		return nil
 	}
-	if !rules[e.Via].relay {
+	if s.Outgoing == nil || !rules[e.Via].relay && !(e.Via == Inbound && s.Outgoing.OpenRelay()) {
 		return fault.New(fault.Refused, "Relaying denied")
 	}
-	return fault.New(fault.Refused, "This server does not deliver to other domains yet")
+	return s.Outgoing.Carries(to.Domain())
 }
 
 // Accept takes the message from r to its end and returns when it is durable in
-// the mailbox of every recipient that can have it.
+// the mailbox of every recipient that can have it, and in the queue for those of
+// other domains.
 //
 // When r fails, or ctx ends, nothing is stored. Errors: fault.TooBig,
 // fault.Unencrypted, fault.Invalid for a message that breaks the format rules,
@@ -111,6 +126,7 @@ func (s *Service) Accept(ctx context.Context, e *Envelope, r io.Reader) (Result,
 	}
 	s.accepted.Add(1)
 	s.stored.Add(int64(res.Local))
+	s.queued.Add(int64(res.Queued))
 	s.Logger.DebugContext(ctx, "message accepted", "via", e.Via.String(), "from", e.From, "size", res.Size, "local", res.Local, "failed", len(res.Failed))
 	return res, nil
 }
@@ -141,7 +157,12 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Re
 			h.Release()
 		}
 	}()
+	var elsewhere []address.Addr
 	for _, to := range e.To {
+		if s.Outgoing != nil && !s.Local(to.Domain()) {
+			elsewhere = append(elsewhere, to)
+			continue
+		}
 		h, err := s.admit(to, body.Size())
 		if err != nil {
 			res.Failed = append(res.Failed, Failure{To: to, Err: err})
@@ -153,21 +174,28 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Re
 			Internal: received,
 		})
 	}
-	if len(targets) == 0 {
-		return res, s.nobody(res.Failed)
-	}
-	placed, err := s.Store.Deliver(ctx, targets, body)
-	if err != nil {
-		return res, err
-	}
-	for i, p := range placed {
-		if p.Err != nil {
-			res.Failed = append(res.Failed, Failure{To: targets[i].Box.Account, Err: p.Err})
-			continue
+	if len(targets) > 0 {
+		placed, err := s.Store.Deliver(ctx, targets, body)
+		if err != nil {
+			return res, err
 		}
-		res.Local++
+		for i, p := range placed {
+			if p.Err != nil {
+				res.Failed = append(res.Failed, Failure{To: targets[i].Box.Account, Err: p.Err})
+				continue
+			}
+			res.Local++
+		}
 	}
-	if res.Local == 0 {
+	if len(elsewhere) > 0 {
+		// Last: what fails here makes the sender try again, and copies stored twice are
+		// told apart by clients, unlike mail that was sent to strangers twice.
+		if err := s.Outgoing.Send(ctx, e.From, elsewhere, body, body.Size()); err != nil {
+			return res, err
+		}
+		res.Queued = len(elsewhere)
+	}
+	if res.Local+res.Queued == 0 {
 		return res, s.nobody(res.Failed)
 	}
 	return res, nil

@@ -45,6 +45,7 @@ type Envelope struct {
 // Result says what Accept did.
 type Result struct {
 	Local  int   // recipients stored here
+	Queued int   // recipients elsewhere, on their way
 	Size   int64 // octets stored per recipient
 	Failed []Failure
 }

@@ -51,6 +51,7 @@ const (
 
 	FederationPolicy  Key = "__FEDERATION_POLICY__"
 	FederationEnabled Key = "__FEDERATION_ENABLED__"
+	FederationHTTP    Key = "__FEDERATION_ALLOW_HTTP__"
 	AllowRemoteRcpt   Key = "__ALLOW_INBOUND_REMOTE_RCPT__"
 	DKIMSelector      Key = "__DKIM_SELECTOR__"
 	MTASTSMode        Key = "__MTA_STS_MODE__"
@@ -191,6 +192,7 @@ var catalogue = []Entry{
 
 	{Key: FederationPolicy, Kind: Enum, Default: "ACCEPT", Values: []string{"ACCEPT", "REJECT"}, Doc: "What happens to servers without a rule of their own."},
 	{Key: FederationEnabled, Default: "true", Doc: "Exchange mail with other servers."},
+	{Key: FederationHTTP, Default: "false", Doc: "Bring mail to servers with a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
 	{Key: AllowRemoteRcpt, Default: "false", Doc: "Accept mail on port 25 for domains that are not ours (an open relay)."},
 	{Key: DKIMSelector, Kind: Text, Default: "default", Effect: Component, Targets: []string{"dkim"}, check: checkLabel, Doc: "Selector of the DKIM key."},
 	{Key: MTASTSMode, Kind: Enum, Default: "testing", Values: []string{"none", "testing", "enforce"}, Doc: "Mode in the published MTA-STS policy."},

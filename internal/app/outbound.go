@@ -1,0 +1,256 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/config"
+	"madmail/internal/dane"
+	"madmail/internal/delivery"
+	"madmail/internal/fault"
+	"madmail/internal/mtasts"
+	"madmail/internal/outbound"
+	"madmail/internal/outbound/httpsend"
+	"madmail/internal/outbound/smtpsend"
+	"madmail/internal/peers"
+	"madmail/internal/policy"
+	"madmail/internal/queue"
+	"madmail/internal/resolve"
+	"madmail/internal/settings"
+	"madmail/internal/units"
+	"madmail/internal/upkeep"
+)
+
+// federation is the way to other servers.
+type federation struct {
+	resolver *resolve.Resolver
+	policy   *policy.Store
+	peers    *peers.Store
+	queue    *queue.Queue
+	worker   *outbound.Worker
+}
+
+// openFederation opens the queue and what decides about it. Nothing is sent
+// before startFederation.
+func (a *App) openFederation(ctx context.Context) error {
+	conf := a.conf.Load()
+	f := &a.fed
+	var err error
+	if f.resolver, err = resolve.New(resolve.Options{Logger: a.Log.Logger("dns")}); err != nil {
+		return err
+	}
+	if f.policy, err = policy.Open(ctx, policy.Options{DB: a.db, Switches: a.switches, Logger: a.Log.Logger("federation")}); err != nil {
+		return err
+	}
+	dir := conf.QueueLocation
+	if dir == "" {
+		dir = "remote_queue"
+	}
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(a.StateDir, dir)
+	}
+	f.queue, err = queue.Open(ctx, queue.Options{
+		Dir: dir, Lifetime: duration(conf.QueueMaxDeliveryTime), Delay: duration(conf.QueuePostInitDelay), Logger: a.Log.Logger("queue"),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(f.queue.Close)
+	f.peers, err = peers.Open(peers.Options{DB: a.db, Queued: f.queue.Depths})
+	return err
+}
+
+// duration reads a value that the configuration has checked; "" is 0.
+func duration(s string) time.Duration {
+	d, err := units.ParseDuration(s)
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
+func (a *App) switches() policy.Switches {
+	s := a.settings.Current()
+	return policy.Switches{
+		Reject: s.Enum(settings.FederationPolicy) == "REJECT", Off: !s.Bool(settings.FederationEnabled),
+		OpenRelay: s.Bool(settings.AllowRemoteRcpt), HTTP: s.Bool(settings.FederationHTTP),
+	}
+}
+
+// startFederation begins to bring out what waits.
+func (a *App) startFederation(ctx context.Context) error {
+	f, conf := &a.fed, a.conf.Load()
+	dialer := &outbound.Dialer{Resolver: names{f.resolver}, Self: a.self}
+	web, err := httpsend.New(httpsend.Options{Dialer: dialer})
+	if err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) error { web.Close(); return nil })
+	mail, err := smtpsend.New(smtpsend.Options{Dialer: dialer, Hostname: a.hostname})
+	if err != nil {
+		return err
+	}
+	a.onStop(func(context.Context) error { mail.Close(); return nil })
+	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mta-sts"), LookupTXT: f.resolver.TXT, Logger: a.Log.Logger("mta-sts")})
+	if err != nil {
+		return err
+	}
+	f.worker, err = outbound.New(outbound.Options{
+		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: web, SMTP: mail,
+		Trust: &trust{f.resolver, sts}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
+		Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
+	})
+	if err != nil {
+		return err
+	}
+	a.onStop(f.worker.Stop)
+	return f.worker.Start(ctx)
+}
+
+func schedule(c *config.Config) outbound.Schedule {
+	scale, err := strconv.ParseFloat(c.QueueRetryTimeScale, 64)
+	if err != nil {
+		scale = 0 // the default
+	}
+	return outbound.Schedule{Tries: c.QueueMaxTries, Initial: duration(c.QueueInitialRetry), Scale: scale}
+}
+
+// flushPeers is the job that writes the counters of other servers.
+func (a *App) flushPeers() upkeep.Job {
+	return upkeep.Job{Name: "flush-peers", Every: 30 * time.Second, AtStop: true, Run: a.fed.peers.Flush}
+}
+
+// self reports whether this server answers at an address.
+func (a *App) self(ap netip.AddrPort) bool {
+	public, _ := netip.ParseAddr(a.conf.Load().PublicIP)
+	for _, b := range a.Listeners() {
+		l, ok := b.l.Addr().(*net.TCPAddr)
+		if !ok || l.Port != int(ap.Port()) {
+			continue
+		}
+		ip, _ := netip.AddrFromSlice(l.IP)
+		if ip = ip.Unmap(); ip == ap.Addr().Unmap() || ip.IsUnspecified() && (ap.Addr().Unmap() == public || ours(ap.Addr())) {
+			return true
+		}
+	}
+	return false
+}
+
+// ours reports whether an interface of this machine has the address.
+func ours(ip netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == ip.Unmap() {
+			return true
+		}
+	}
+	return false
+}
+
+// names lets the worker ask the DNS.
+type names struct{ r *resolve.Resolver }
+
+func (n names) LookupMX(ctx context.Context, domain string) ([]outbound.MX, error) {
+	got, err := n.r.LookupMX(ctx, domain)
+	list := make([]outbound.MX, len(got.Records))
+	for i, mx := range got.Records {
+		list[i] = outbound.MX{Host: mx.Host, Preference: mx.Preference}
+	}
+	return list, err
+}
+
+func (n names) LookupAddr(ctx context.Context, host string) ([]netip.Addr, error) {
+	got, err := n.r.LookupAddr(ctx, host)
+	return got.Records, err
+}
+
+// trust is what MTA-STS and DANE know of a host beyond public authorities
+// (decision D17 of the contract: names are always verified).
+type trust struct {
+	names *resolve.Resolver
+	sts   *mtasts.Cache
+}
+
+// TLS implements outbound.Trust. DANE counts where the answers are authentic
+// (RFC 7672), and goes before MTA-STS (RFC 8461 section 2).
+func (t *trust) TLS(ctx context.Context, domain address.Domain, host string, port int) (outbound.TLS, error) {
+	if _, trusted := t.names.Servers(); trusted {
+		got, err := t.names.LookupTLSA(ctx, uint16(port), host)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return outbound.TLS{}, fault.Wrap(fault.Busy, err, "TLSA records of "+host)
+		}
+		if records := dane.Usable(got.Records); got.Authentic && len(records) > 0 {
+			return outbound.TLS{Verify: func(c tls.ConnectionState) error {
+				return dane.Verify(records, c.PeerCertificates, []string{host, domain.Host()}, time.Now())
+			}}, nil
+		}
+	}
+	p, err := t.sts.Lookup(ctx, domain.Host())
+	if err != nil {
+		return outbound.TLS{}, err
+	}
+	if p.Mode == mtasts.Enforce && !p.Matches(host) {
+		return outbound.TLS{}, fault.Newf(fault.Refused, "the MTA-STS policy of the domain does not name %s", host)
+	}
+	return outbound.TLS{}, nil
+}
+
+// bouncer brings notifications to our own users.
+type bouncer struct{ a *App }
+
+// Bounce implements outbound.Bouncer.
+func (b bouncer) Bounce(ctx context.Context, to address.Addr, message []byte) error {
+	_, err := b.a.intake.Accept(ctx, &delivery.Envelope{Via: delivery.Bounce, To: []address.Addr{to}}, bytes.NewReader(message))
+	return err
+}
+
+// Carries implements delivery.Outgoing.
+func (f *federation) Carries(d address.Domain) error {
+	if f.policy.Outbound(d) == policy.Refuse {
+		return fault.New(fault.Refused, "This server does not exchange mail with that domain")
+	}
+	return nil
+}
+
+// OpenRelay implements delivery.Outgoing.
+func (f *federation) OpenRelay() bool { return f.policy.OpenRelay() }
+
+// Send implements delivery.Outgoing: one entry for each destination.
+func (f *federation) Send(ctx context.Context, from address.Addr, to []address.Addr, body io.ReaderAt, size int64) error {
+	var order []address.Domain
+	byDomain := make(map[address.Domain][]address.Addr)
+	for _, a := range to {
+		d := a.Domain()
+		if f.policy.Outbound(d) == policy.Dismiss {
+			continue
+		}
+		if byDomain[d] == nil {
+			order = append(order, d)
+		}
+		byDomain[d] = append(byDomain[d], a)
+	}
+	var envelopes []queue.Envelope
+	for _, d := range order {
+		for all := byDomain[d]; len(all) > 0; {
+			n := min(len(all), queue.MaxRecipients)
+			envelopes = append(envelopes, queue.Envelope{From: from, To: all[:n]})
+			all = all[n:]
+		}
+	}
+	if len(envelopes) == 0 {
+		return nil
+	}
+	_, err := f.queue.Put(ctx, body, size, envelopes...)
+	return err
+}
