@@ -232,39 +232,3 @@ func (s *Service) nobody(failed []Failure) error {
 	}
 	return best
 }
-
-// Append puts a message into a mailbox of the account that brings it (IMAP
-// APPEND). The same limits and the same encryption rule hold as for
-// submission, except that From may be anybody: clients move received mail.
-func (s *Service) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
-	p, err := s.append(ctx, t, r, size)
-	if err != nil {
-		s.refused.Add(1)
-		return p, err
-	}
-	s.accepted.Add(1)
-	s.stored.Add(1)
-	return p, nil
-}
-
-func (s *Service) append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
-	a := t.Box.Account
-	if size > s.MaxSize(Append) {
-		return mailbox.Placed{}, fault.New(fault.TooBig, "Message exceeds maximum size")
-	}
-	h, err := s.Quota.Reserve(a, size)
-	if err != nil {
-		return mailbox.Placed{}, err
-	}
-	defer h.Release()
-	body, err := s.spool(ctx, &Envelope{Via: Append, Identity: a, From: a, To: []address.Addr{a}, Size: size}, r)
-	if err != nil {
-		return mailbox.Placed{}, err
-	}
-	defer body.Close()
-	placed, err := s.Store.Deliver(ctx, []mailbox.Target{t}, body)
-	if err != nil {
-		return mailbox.Placed{}, err
-	}
-	return placed[0], placed[0].Err
-}

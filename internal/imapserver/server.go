@@ -48,10 +48,14 @@ type Authenticator interface {
 	Allowed(a address.Addr) bool
 }
 
-// Appender takes the message of an APPEND. It reads r to its end, unless it
-// fails, and returns when the message is durable.
+// Appender takes the messages of APPEND and REPLACE.
 type Appender interface {
-	Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error)
+	// Spool takes one message. It reads r to its end, unless it fails. The caller
+	// closes the body.
+	Spool(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Arrival, error)
+	// Commit puts what Spool took into a mailbox, and removes the message replaced
+	// when it is not nil, all or nothing. It returns when that is durable.
+	Commit(ctx context.Context, to mailbox.Box, list []mailbox.Arrival, replaced *mailbox.Ref) ([]mailbox.Placed, error)
 }
 
 // Quota tells what an account uses, in octets; limit is math.MaxInt64 for none.

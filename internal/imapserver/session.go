@@ -67,6 +67,8 @@ type session struct {
 	qresync   bool // RFC 7162: VANISHED instead of EXPUNGE
 	rev2      bool // RFC 9051
 	utf8      bool // RFC 6855
+
+	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
 }
 
 // command is one command on its way.
@@ -127,6 +129,9 @@ func init() {
 		"COPY":   {(*session).copy, selected, false}, "MOVE": {(*session).move, selected, false},
 		"UID FETCH": {(*session).fetch, selected, false}, "UID STORE": {(*session).store, selected, false},
 		"UID SEARCH": {(*session).search, selected, false}, "UID COPY": {(*session).copy, selected, false},
+		"SORT": {(*session).sort, selected, true}, "UID SORT": {(*session).sort, selected, false},
+		"THREAD": {(*session).thread, selected, true}, "UID THREAD": {(*session).thread, selected, false},
+		"REPLACE": {(*session).replace, selected, false}, "UID REPLACE": {(*session).replace, selected, false},
 		"UID MOVE": {(*session).move, selected, false}, "UID EXPUNGE": {(*session).expunge, selected, false},
 	}
 }
