@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // desk is a small house around a server: a real store, everything else fake.
 type desk struct {
-	store *maildir.Store
+	store mailbox.Store
 	bus   *event.Bus
 	quota *quota.Cache
 	srv   *Server
@@ -138,11 +138,11 @@ func build(t testing.TB, mode Mode, change func(*Options)) *desk {
 	t.Helper()
 	d := &desk{bus: event.New(), meta: map[string]string{" /shared/comment": "hello", " /shared/vendor/deltachat/turn": "host:3478:1:ä"}}
 	d.quota = quota.New(func(address.Addr) int64 { return 1 << 20 })
-	var err error
-	d.store, err = maildir.Open(context.Background(), maildir.Options{Dir: t.TempDir(), Used: d.quota.Add, Changed: d.bus.Publish})
+	store, err := maildir.Open(context.Background(), maildir.Options{Dir: t.TempDir(), Used: d.quota.Add, Changed: d.bus.Publish})
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.store = store
 	opt := Options{
 		Auth: d, Store: d.store, Append: d, Bus: d.bus, Quota: d.quota, Metadata: d, TLS: testTLS(),
 		Hostname: func() string { return "mx.test" }, Tokens: func() []string { return []string{"XCHATMAIL"} },
@@ -170,7 +170,7 @@ func build(t testing.TB, mode Mode, change func(*Options)) *desk {
 		wg.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := errors.Join(d.srv.Stop(ctx), d.store.Close(ctx)); err != nil {
+		if err := errors.Join(d.srv.Stop(ctx), store.Close(ctx)); err != nil {
 			t.Error(err)
 		}
 	})
