@@ -308,7 +308,8 @@ func (a *App) openStore(ctx context.Context) error {
 	a.quota = quota.New(a.accounts.Limit)
 	a.bus = event.New()
 	var err error
-	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.bus.Publish, Used: a.quota.Add})
+	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.bus.Publish, Used: a.quota.Add,
+		MaxBoxes: func() int { return a.settings.Current().Number(settings.IMAPMailboxes) }})
 	if err != nil {
 		return err
 	}
@@ -425,7 +426,7 @@ func (a *App) openDoors(context.Context) error {
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
-		Tokens: a.tokens, Logger: a.Log.Logger("imap"),
+		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {
 		return err
@@ -439,6 +440,14 @@ func (a *App) openDoors(context.Context) error {
 	}
 	a.onStop(a.web.Stop)
 	return nil
+}
+
+func (a *App) imapLimits() imapserver.Limits {
+	s := a.settings.Current()
+	return imapserver.Limits{
+		Sessions: s.Number(settings.IMAPSessions), PerAddress: s.Number(settings.IMAPAddressSessions), PerAccount: s.Number(settings.IMAPAccountSessions),
+		Command: int(s.Size(settings.IMAPCommand)), Literals: int(s.Size(settings.IMAPLiterals)), Nesting: s.Number(settings.IMAPNesting),
+	}
 }
 
 func (a *App) certNames() []string {

@@ -29,6 +29,8 @@ type Parser struct {
 	// UTF8 says that mailbox names come in UTF-8 and nothing else, where "&"
 	// is a letter like any other (RFC 6855, RFC 9051 section 5.1).
 	UTF8 bool
+	// Nesting bounds the depth of search keys; 0 means MaxNesting.
+	Nesting int
 }
 
 // NewParser parses text, whose literals are in literals in their order.

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"cmp"
 	"strings"
 	"time"
 )
@@ -109,7 +110,7 @@ func (p *Parser) searchKey(depth int, left *int) SearchKey {
 	if *left--; *left < 0 {
 		p.fail("fewer search keys")
 	}
-	if depth > MaxNesting {
+	if limit := cmp.Or(p.Nesting, MaxNesting); depth > limit {
 		p.fail("less nesting")
 	}
 	if p.err != nil {

@@ -392,13 +392,11 @@ func (c *session) farewell(err error) {
 	}
 }
 
-// maxLiteral bounds the literals of a command other than APPEND's message.
-const maxLiteral = 64 << 10
-
 // read reads a command with its literals. The message of an APPEND is left on
 // the wire: its handler streams it.
 func (c *session) read() (*command, error) {
-	line, err := c.wire.line(imap.MaxLine, true)
+	limits := c.srv.opt.Limits()
+	line, err := c.wire.line(limits.Command, true)
 	if err != nil {
 		return nil, err
 	}
@@ -414,7 +412,7 @@ func (c *session) read() (*command, error) {
 		if c.isAppend(text, literals) {
 			break
 		}
-		if total += int(min(size, maxLiteral+1)); total > maxLiteral {
+		if total += int(min(size, int64(limits.Literals)+1)); total > limits.Literals {
 			if !sync {
 				return nil, errLineTooLong
 			}
@@ -441,11 +439,11 @@ func (c *session) read() (*command, error) {
 			got += n
 		}
 		literals = append(literals, lit)
-		rest, err := c.wire.line(imap.MaxLine, false)
+		rest, err := c.wire.line(limits.Command, false)
 		if err != nil {
 			return nil, err
 		}
-		if text += string(rest); len(text) > imap.MaxLine {
+		if text += string(rest); len(text) > limits.Command {
 			return nil, errLineTooLong
 		}
 	}
@@ -477,7 +475,7 @@ func trailingLiteral(text string) (size int64, sync, found bool) {
 // parseCommand takes tag and name off. A command without a tag gets "*".
 func (c *session) parseCommand(text string, literals [][]byte) *command {
 	p := imap.NewParser(text, literals)
-	p.UTF8 = c.utf8
+	p.UTF8, p.Nesting = c.utf8, c.srv.opt.Limits().Nesting
 	cmd := &command{tag: p.Tag(), p: p}
 	if p.Err() != nil {
 		cmd.tag = "*"
