@@ -183,7 +183,7 @@ func (in *intake) take(cmd *command, m messageArgs) (r response, done bool) {
 		if in.refused != nil && sync {
 			return *in.refused, true // the client has not sent it and goes on to its next command
 		}
-		line, err := in.wire.line(in.srv.opt.Limits().Command, false)
+		line, err := in.wire.line(in.maxCommand, false)
 		if err != nil {
 			return response{}, true
 		}

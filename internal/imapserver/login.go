@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"madmail/internal/fault"
-	"madmail/internal/imap"
 	"madmail/internal/version"
 )
 
@@ -142,7 +141,7 @@ func (c *session) authenticate(cmd *command) response {
 		if c.flush() != nil {
 			return response{}
 		}
-		line, err := c.wire.line(imap.MaxLine, false)
+		line, err := c.wire.line(c.maxCommand, false)
 		if err != nil {
 			return response{}
 		}

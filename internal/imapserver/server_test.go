@@ -290,10 +290,10 @@ func (c *client) login(who string) {
 	}
 }
 
-// TestDialogs plays testdata/*.dialog: "C: " is sent, "S: " expected, "/…/" is a
+// TestDialogs plays test/dialog/imap/*.dialog: "C: " is sent, "S: " expected, "/…/" is a
 // regular expression, "deliver" puts a message into alice's INBOX.
 func TestDialogs(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.dialog")
+	files, err := filepath.Glob("../../test/dialog/imap/*.dialog")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}

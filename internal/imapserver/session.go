@@ -392,14 +392,16 @@ func (c *session) farewell(err error) {
 	}
 }
 
+func (c *session) maxCommand() int { return c.srv.opt.Limits().Command }
+
 // read reads a command with its literals. The message of an APPEND is left on
 // the wire: its handler streams it.
 func (c *session) read() (*command, error) {
-	limits := c.srv.opt.Limits()
-	line, err := c.wire.line(limits.Command, true)
+	line, err := c.wire.line(c.maxCommand, true)
 	if err != nil {
 		return nil, err
 	}
+	limits := c.srv.opt.Limits()
 	text := string(line)
 	var literals [][]byte
 	total := 0
@@ -439,7 +441,7 @@ func (c *session) read() (*command, error) {
 			got += n
 		}
 		literals = append(literals, lit)
-		rest, err := c.wire.line(limits.Command, false)
+		rest, err := c.wire.line(c.maxCommand, false)
 		if err != nil {
 			return nil, err
 		}
