@@ -36,6 +36,8 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
+		Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, QueueFacts: a.queueFacts, Keeper: a.keeper.Load(),
+		Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
 		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil
@@ -67,7 +69,7 @@ func (a *App) status(context.Context) ops.Status {
 	count("IMAP", a.imap.Remotes)
 	count("SMTP", a.smtp.Remotes)
 	for _, b := range a.Listeners() {
-		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS})
+		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS, Source: b.Source})
 	}
 	s, d, im, sm := a.store.Stats(), a.intake.Stats(), a.imap.Stats(), a.smtp.Stats()
 	bytes, messages := a.quota.Total()
@@ -173,12 +175,12 @@ var atOnce = map[settings.Key]bool{
 	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
 }
 
-// change stores a setting and makes it so. Sockets that it names are opened
+// change stores settings, all or none, and makes them so. Sockets that it names are opened
 // before the value is stored; when that fails nothing is changed.
-func (a *App) change(ctx context.Context, c settings.Change) (effect string, err error) {
+func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, err error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	p, err := a.settings.Plan(c)
+	p, err := a.settings.Plan(c...)
 	if err != nil {
 		return "", err
 	}

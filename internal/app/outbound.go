@@ -32,6 +32,7 @@ import (
 // federation is the way to other servers.
 type federation struct {
 	resolver *resolve.Resolver
+	dir      string // of the queue
 	policy   *policy.Store
 	peers    *peers.Store
 	queue    *queue.Queue
@@ -57,6 +58,7 @@ func (a *App) openFederation(ctx context.Context) error {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(a.StateDir, dir)
 	}
+	f.dir = dir
 	f.queue, err = queue.Open(ctx, queue.Options{
 		Dir: dir, Lifetime: duration(conf.QueueMaxDeliveryTime), Delay: duration(conf.QueuePostInitDelay), Logger: a.Log.Logger("queue"),
 	})

@@ -3,6 +3,7 @@ package settings
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -178,8 +179,8 @@ var catalogue = []Entry{
 	{Key: DormantRetention, Kind: Duration, Default: "0", Doc: "Remove accounts whose last login is older; 0 keeps them."},
 
 	{Key: AdminWebEnabled, Default: "false", Doc: "Serve the operators' web page."},
-	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkPath, Doc: "Path of the admin API."},
-	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkPath, Doc: "Path of the operators' web page."},
+	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkOwnPath, Doc: "Path of the admin API."},
+	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
 	{Key: WebIMAPEnabled, Default: "false", Doc: "Serve mail access for browsers."},
 	{Key: WebSMTPEnabled, Default: "false", Doc: "Serve sending for browsers."},
 	{Key: WebmailCORS, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
@@ -351,6 +352,24 @@ func (e *Entry) oneOf(s string) (string, error) {
 func checkPath(s string) error {
 	if s[0] != '/' || strings.ContainsAny(s, " ?#%\\\"'<>{}") || strings.Contains(s, "//") || strings.Contains(s, "/.") {
 		return fault.Newf(fault.Invalid, "%q is not a path such as /admin", s)
+	}
+	return nil
+}
+
+// taken are the first words of paths that other parts serve.
+var taken = []string{"new", "mxdeliv", "qr", "inv", "share", "app", "docs", "madmail", "mail", "webimap", "websmtp", "relay", "generate_204", "ping", "metrics", "debug",
+	"index.html", "main.css", "__proxy", "favicon.ico", "robots.txt"}
+
+func checkOwnPath(s string) error {
+	if err := checkPath(s); err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(s[1:], "/")
+	if first == "" || strings.HasSuffix(s, "/") {
+		return fault.Newf(fault.Invalid, "%q is not a path such as /admin", s)
+	}
+	if slices.Contains(taken, first) {
+		return fault.Newf(fault.Invalid, "the path /%s belongs to another part of the server", first)
 	}
 	return nil
 }
