@@ -325,14 +325,14 @@ func (a *App) openFlows(context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Outgoing: &a.fed, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Outgoing: &a.fed, Origins: origins{a}, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
 	}
 	a.jobs, err = upkeep.New(a.Log.Logger("tasks"),
 		upkeep.Job{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
-		a.flushPeers(),
+		a.flushPeers(), a.pruneKeys(),
 		upkeep.Job{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
 		upkeep.Job{Name: "expire-push-tokens", Every: 24 * time.Hour, Run: func(ctx context.Context) error {
 			_, err := a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)
@@ -432,8 +432,11 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.onStop(a.imap.Stop)
+	if err := a.openInbound(); err != nil {
+		return err
+	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Before: a.route, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err

@@ -148,6 +148,9 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err := a.domains.Set(domainOptions(conf)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback()) // cannot be: it was checked above
 	}
+	if err := a.fed.keys.Use(a.signed(), a.settings.Current().Text(settings.DKIMSelector)); err != nil {
+		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.domains.Set(domainOptions(old)), a.settings.Reload(ctx, fileSettings(old)))
+	}
 	a.accounts.SetPolicy(accountPolicy(conf))
 	a.conf.Store(conf)
 	a.commit(sockets, calls)
@@ -171,7 +174,8 @@ func startOnly(c *config.Config) string {
 var atOnce = map[settings.Key]bool{
 	settings.SMTPHostname: true, settings.TURNEnabled: true, settings.TURNPort: true, settings.TURNLocalOnly: true, settings.TURNRealm: true,
 	settings.TURNSecret: true, settings.TURNRelayIP: true, settings.TURNTTL: true, settings.TURNRelayPortMin: true, settings.TURNRelayPortMax: true,
-	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
+	settings.DKIMSelector: true,
+	settings.SSEnabled:    true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
 }
 
 // change stores a setting and makes it so. Sockets that it names are opened
@@ -182,6 +186,16 @@ func (a *App) change(ctx context.Context, c settings.Change) (effect string, err
 	p, err := a.settings.Plan(c)
 	if err != nil {
 		return "", err
+	}
+	if slices.Contains(p.Changed, settings.DKIMSelector) {
+		if err := a.fed.keys.Use(a.signed(), p.Candidate.Text(settings.DKIMSelector)); err != nil {
+			return "", err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, a.fed.keys.Use(a.signed(), a.settings.Current().Text(settings.DKIMSelector)))
+			}
+		}()
 	}
 	sockets := &rebinding{a: a}
 	want := a.wanted(a.conf.Load(), p.Candidate)

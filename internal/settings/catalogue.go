@@ -52,6 +52,8 @@ const (
 	FederationPolicy  Key = "__FEDERATION_POLICY__"
 	FederationEnabled Key = "__FEDERATION_ENABLED__"
 	FederationHTTP    Key = "__FEDERATION_ALLOW_HTTP__"
+	FederationBounce  Key = "__FEDERATION_BOUNCE__"
+	RequireDKIM       Key = "__FEDERATION_REQUIRE_DKIM__"
 	AllowRemoteRcpt   Key = "__ALLOW_INBOUND_REMOTE_RCPT__"
 	DKIMSelector      Key = "__DKIM_SELECTOR__"
 	MTASTSMode        Key = "__MTA_STS_MODE__"
@@ -203,7 +205,9 @@ var catalogue = []Entry{
 
 	{Key: FederationPolicy, Kind: Enum, Default: "ACCEPT", Values: []string{"ACCEPT", "REJECT"}, Doc: "What happens to servers without a rule of their own."},
 	{Key: FederationEnabled, Default: "true", Doc: "Exchange mail with other servers."},
-	{Key: FederationHTTP, Default: "false", Doc: "Bring mail to servers with a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationHTTP, Default: "false", Doc: "Exchange mail with servers that have a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationBounce, Default: "false", Doc: "Tell senders on other servers which recipients of a message were unknown or full when others here got it."},
+	{Key: RequireDKIM, Kind: Enum, Default: "off", Values: []string{"off", "report", "require"}, Doc: "Mail from a domain name without a DKIM signature that holds: taken, taken with a warning in the log, or refused. Mail from IP addresses has none and is taken."},
 	{Key: AllowRemoteRcpt, Default: "false", Doc: "Accept mail on port 25 for domains that are not ours (an open relay)."},
 	{Key: DKIMSelector, Kind: Text, Default: "default", Effect: Component, Targets: []string{"dkim"}, check: checkLabel, Doc: "Selector of the DKIM key."},
 	{Key: MTASTSMode, Kind: Enum, Default: "testing", Values: []string{"none", "testing", "enforce"}, Doc: "Mode in the published MTA-STS policy."},

@@ -56,8 +56,12 @@ type Options struct {
 	// fault.Refused carry a text for the user.
 	Register func(ctx context.Context, token, host string) (Account, error)
 	Facts    func() Facts
-	TLS      *tls.Config
-	Logger   *slog.Logger
+	// Before may take a request out of the site's hands, for what else is served on
+	// the same port; nil leaves it to the site. The site's limit on bodies does not
+	// hold for what is taken.
+	Before func(r *http.Request) http.Handler
+	TLS    *tls.Config
+	Logger *slog.Logger
 }
 
 // Server serves the site on listeners it is handed.
@@ -136,6 +140,12 @@ func (s *Server) harden(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		if s.opt.Before != nil {
+			if other := s.opt.Before(r); other != nil {
+				other.ServeHTTP(w, r)
+				return
+			}
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		next.ServeHTTP(w, r)
 	})
