@@ -36,7 +36,12 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
-		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
+		Keys: ops.Keys{
+			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
+			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
+			Facts: a.zoneFacts,
+		},
+		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil

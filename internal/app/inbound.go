@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"madmail/internal/fault"
 	"madmail/internal/message"
 	"madmail/internal/mxdeliv"
+	"madmail/internal/ops"
 	"madmail/internal/policy"
 	"madmail/internal/queue"
 	"madmail/internal/settings"
@@ -200,9 +203,11 @@ func (a *App) openKeys() (err error) {
 	return err
 }
 
-// signed are the domains whose mail is signed, that of new accounts first.
+// signed are the domains whose mail is signed, that of new accounts first. A name
+// without a dot is nobody's to publish a key under.
 func (a *App) signed() []address.Domain {
-	return append([]address.Domain{a.domains.Registration()}, a.domains.Local()...)
+	all := append([]address.Domain{a.domains.Registration()}, a.domains.Local()...)
+	return slices.DeleteFunc(all, func(d address.Domain) bool { return !strings.Contains(string(d), ".") })
 }
 
 // signer lets the worker sign.
@@ -219,4 +224,46 @@ func (a *App) pruneKeys() upkeep.Job {
 		_, err := a.fed.keys.Prune()
 		return err
 	}}
+}
+
+// stsPolicy is our MTA-STS policy, or "" where there can be none.
+func (a *App) stsPolicy() string {
+	mode := a.settings.Current().Enum(settings.MTASTSMode)
+	if _, literal := a.domains.Registration().IP(); literal || mode == "none" {
+		return ""
+	}
+	return "version: STSv1\r\nmode: " + mode + "\r\nmx: " + a.zoneFacts().Host + "\r\nmax_age: 604800\r\n"
+}
+
+// keyRecord is the record of a DKIM key of ours.
+func (a *App) keyRecord(selector string) (string, bool) {
+	for _, r := range a.fed.keys.Records() {
+		if r.Selector == selector {
+			return r.TXT, true
+		}
+	}
+	return "", false
+}
+
+// zoneFacts are what the records of our domain have to say.
+func (a *App) zoneFacts() ops.ZoneFacts {
+	conf := a.conf.Load()
+	f := ops.ZoneFacts{Domain: a.domains.Registration(), Host: strings.ToLower(strings.Trim(conf.MXDomain, "[]")), ACME: conf.TLSMode == "autocert"}
+	if _, err := netip.ParseAddr(f.Host); err == nil || f.Host == "" {
+		f.Host = f.Domain.Host()
+	}
+	if f.STSMode = a.settings.Current().Enum(settings.MTASTSMode); f.STSMode == "none" {
+		f.STSMode = ""
+	}
+	if ip, err := netip.ParseAddr(conf.PublicIP); err == nil {
+		f.Addresses = append(f.Addresses, ip)
+	}
+	for _, s := range []struct{ name, listener string }{
+		{"_submission._tcp", "submission"}, {"_submissions._tcp", "submission_tls"}, {"_imap._tcp", "imap"}, {"_imaps._tcp", "imap_tls"},
+	} {
+		if p := a.port(s.listener); p != 0 {
+			f.Services = append(f.Services, ops.ZoneService{Name: s.name, Port: p})
+		}
+	}
+	return f
 }

@@ -244,8 +244,9 @@ func (h *Handler) envelope(r *http.Request) (e *delivery.Envelope, known bool, b
 				continue // whatever it is, it is nobody here
 			}
 			named[to] = true
-			if h.opt.Local(to.Domain()) && !account.Reserved(to.Local()) && h.opt.Known(to) {
+			if h.opt.Local(to.Domain()) && !account.Reserved(to.Local()) {
 				e.To = append(e.To, to)
+				known = known || h.opt.Known(to)
 			}
 		}
 	}
@@ -262,7 +263,7 @@ func (h *Handler) envelope(r *http.Request) (e *delivery.Envelope, known bool, b
 			return e, false, nil
 		}
 	}
-	return e, len(e.To) > 0, nil
+	return e, known, nil
 }
 
 func parse(v string) (address.Addr, error) {

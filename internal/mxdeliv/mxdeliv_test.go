@@ -88,7 +88,7 @@ func TestAnswers(t *testing.T) {
 		{"names of fields in another case", nil, nil, "x", []string{"x-mail-from", "a@there.example", "X-MAIL-TO", "b@here.example"}, 200, "OK", "b@here.example"},
 		{"null sender by absence", nil, nil, "x", []string{to, "b@here.example"}, 200, "OK", "b@here.example"},
 		{"null sender", nil, nil, "x", []string{from, "<>", to, "<b@here.example>"}, 200, "OK", "b@here.example"},
-		{"three, one unknown", nil, nil, "x", []string{from, "a@there.example", to, "b@here.example", to, "nobody@here.example", to, "c@here.example"}, 200, "OK", "b@here.example c@here.example"},
+		{"three, one unknown", nil, nil, "x", []string{from, "a@there.example", to, "b@here.example", to, "nobody@here.example", to, "c@here.example"}, 200, "OK", "b@here.example nobody@here.example c@here.example"},
 		{"a list", nil, nil, "x", []string{from, "a@there.example", to, `b@here.example, c@here.example`}, 200, "OK", "b@here.example c@here.example"},
 		{"a comma in quotes", nil, nil, "x", []string{from, "a@there.example", to, `"b,c"@elsewhere.example,d@here.example`}, 200, "OK", "d@here.example"},
 		{"twice the same", nil, nil, "x", []string{from, "a@there.example", to, "B@Here.Example", to, "b@here.example"}, 200, "OK", "b@here.example"},
@@ -245,8 +245,8 @@ func FuzzEnvelope(f *testing.F) {
 		if bad != nil {
 			return
 		}
-		if known != (len(e.To) > 0) && e.From.Local() != "admin" {
-			t.Error(known, e.To)
+		if known && len(e.To) == 0 {
+			t.Error("nobody is known")
 		}
 		for i, a := range e.To {
 			if !h.opt.Local(a.Domain()) || slices.Contains(e.To[:i], a) {

@@ -45,6 +45,8 @@ type Desk struct {
 	TURN func() bool
 	// Federation is the way to other servers.
 	Federation Federation
+	// Keys sign what goes there.
+	Keys Keys
 	// AdminToken returns the admin token and the API's URL.
 	AdminToken func(rotate bool) (AdminToken, error)
 }
@@ -185,6 +187,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.set", "Store a setting", d.settingsSet)
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
 	d.defineFederation(t)
+	d.defineDKIM(t)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,7 +16,9 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/certs"
 	"madmail/internal/db"
+	"madmail/internal/dkim"
 	"madmail/internal/fault"
 	"madmail/internal/peers"
 	"madmail/internal/policy"
@@ -80,6 +83,10 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := certs.OpenDKIM(certs.DKIMOptions{StateDir: h.dir, Domains: []address.Domain{"x.example"}, Algorithm: dkim.Ed25519})
+	if err != nil {
+		t.Fatal(err)
+	}
 	mail := func(a address.Addr) string { return filepath.Join(h.dir, "mail", a.Wire()) }
 	h.Table = NewTable(&Desk{
 		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
@@ -90,6 +97,13 @@ func newHouse(t testing.TB) *house {
 			Policy: rules, Peers: counts, Queue: waiting,
 			Trouble: func() map[address.Domain]string { return nil },
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
+		},
+		Keys: Keys{
+			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
+			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
+			Data:      func(context.Context, string, string) ([]string, error) { return nil, nil },
+			Addresses: func(context.Context, string) ([]netip.Addr, error) { return nil, nil },
+			Facts:     func() ZoneFacts { return ZoneFacts{Domain: "x.example", Host: "x.example"} },
 		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
 		Mail:     mail,
