@@ -333,6 +333,7 @@ func (a *App) openFlows(context.Context) error {
 	a.jobs, err = upkeep.New(a.Log.Logger("tasks"),
 		upkeep.Job{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
 		a.flushPeers(), a.pruneKeys(),
+		upkeep.Job{Name: "forget-fetched", Every: 24 * time.Hour, Run: a.fed.boxes.Forget},
 		upkeep.Job{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
 		upkeep.Job{Name: "expire-push-tokens", Every: 24 * time.Hour, Run: func(ctx context.Context) error {
 			_, err := a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)

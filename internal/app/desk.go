@@ -36,6 +36,7 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
+		Exchangers: a.fed.boxes,
 		Keys: ops.Keys{
 			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
@@ -147,7 +148,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err != nil {
 		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
 	}
-	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx), a.fed.policy.Reload(ctx)); err != nil {
+	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx), a.fed.policy.Reload(ctx), a.fed.boxes.Reload(ctx)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.settings.Reload(ctx, fileSettings(old)))
 	}
 	if err := a.domains.Set(domainOptions(conf)); err != nil {

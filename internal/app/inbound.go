@@ -170,10 +170,19 @@ func (o origins) notify(ctx context.Context, m delivery.Foreign, to address.Addr
 func (a *App) openInbound() (err error) {
 	a.fed.inbound, err = mxdeliv.New(mxdeliv.Options{
 		Intake: a.intake, Local: a.domains.IsLocal, Takes: origins{a}.Takes,
-		Known:   func(x address.Addr) bool { return a.accounts.Exists(x) && !a.accounts.Blocked(x) },
+		Known:   a.reads,
 		MaxSize: func() int64 { return a.maxSize(delivery.Federation) },
 		Plain:   a.plainHTTP, Logger: a.Log.Logger("mxdeliv"),
 	})
+	return err
+}
+
+// reads reports whether somebody reads mail for an address.
+func (a *App) reads(x address.Addr) bool { return a.accounts.Exists(x) && !a.accounts.Blocked(x) }
+
+// fetched takes a message that an exchanger had for us.
+func (a *App) fetched(ctx context.Context, from address.Addr, to []address.Addr, size int64, r io.Reader) error {
+	_, err := a.intake.Accept(ctx, &delivery.Envelope{Via: delivery.Federation, From: from, To: to, Size: size}, r)
 	return err
 }
 

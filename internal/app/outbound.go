@@ -18,6 +18,7 @@ import (
 	"madmail/internal/config"
 	"madmail/internal/dane"
 	"madmail/internal/delivery"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mtasts"
 	"madmail/internal/mxdeliv"
@@ -43,6 +44,7 @@ type federation struct {
 	worker   *outbound.Worker
 	keys     *certs.DKIM
 	inbound  *mxdeliv.Handler
+	boxes    *exchange.Store
 	verdicts [authres.Unknown + 1]atomic.Int64 // on mail that came in
 }
 
@@ -76,6 +78,9 @@ func (a *App) openFederation(ctx context.Context) error {
 	}
 	a.onStop(f.queue.Close)
 	if err := a.openKeys(); err != nil {
+		return err
+	}
+	if f.boxes, err = exchange.Open(ctx, a.db, nil); err != nil {
 		return err
 	}
 	f.peers, err = peers.Open(peers.Options{DB: a.db, Queued: f.queue.Depths})
@@ -120,13 +125,21 @@ func (a *App) startFederation(ctx context.Context) error {
 	f.worker, err = outbound.New(outbound.Options{
 		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: web, SMTP: mail,
 		Trust: &trust{f.resolver, sts}, Signer: signer{f.keys}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
-		Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
+		Rewrite: func() string { return a.conf.Load().EndpointRewrite }, Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop(f.worker.Stop)
-	return f.worker.Start(ctx)
+	if err := f.worker.Start(ctx); err != nil {
+		return err
+	}
+	poller, err := exchange.New(exchange.Options{Store: f.boxes, Accept: a.fetched, Known: a.reads, Domains: a.domains.Local, Logger: a.Log.Logger("exchange")})
+	if err != nil {
+		return err
+	}
+	a.onStop(poller.Stop)
+	return poller.Start(ctx)
 }
 
 func schedule(c *config.Config) outbound.Schedule {

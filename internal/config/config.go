@@ -110,7 +110,8 @@ type Config struct {
 	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
 	DBDSN                  string `toml:"db_dsn"`
 
-	DNSServers string `toml:"dns_servers" kind:"servers"`
+	EndpointRewrite string `toml:"endpoint_rewrite"`
+	DNSServers      string `toml:"dns_servers" kind:"servers"`
 
 	QueueLocation        string `toml:"queue_location"`
 	QueueMaxTries        int    `toml:"queue_max_tries"`

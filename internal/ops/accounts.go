@@ -10,6 +10,7 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/settings"
 )
@@ -45,6 +46,8 @@ type Desk struct {
 	TURN func() bool
 	// Federation is the way to other servers.
 	Federation Federation
+	// Exchangers are where mail is fetched.
+	Exchangers *exchange.Store
 	// Keys sign what goes there.
 	Keys Keys
 	// AdminToken returns the admin token and the API's URL.
@@ -188,6 +191,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
 	d.defineFederation(t)
 	d.defineDKIM(t)
+	d.defineExchangers(t)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)

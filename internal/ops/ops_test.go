@@ -19,6 +19,7 @@ import (
 	"madmail/internal/certs"
 	"madmail/internal/db"
 	"madmail/internal/dkim"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/peers"
 	"madmail/internal/policy"
@@ -83,6 +84,10 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	boxes, err := exchange.Open(t.Context(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	keys, err := certs.OpenDKIM(certs.DKIMOptions{StateDir: h.dir, Domains: []address.Domain{"x.example"}, Algorithm: dkim.Ed25519})
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +103,7 @@ func newHouse(t testing.TB) *house {
 			Trouble: func() map[address.Domain]string { return nil },
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
+		Exchangers: boxes,
 		Keys: Keys{
 			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
 			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
