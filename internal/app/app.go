@@ -37,6 +37,7 @@ import (
 	"madmail/internal/logging"
 	"madmail/internal/mailbox/maildir"
 	"madmail/internal/ops"
+	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
 	"madmail/internal/smtpserver"
@@ -88,6 +89,7 @@ type App struct {
 	Ops      ops.Table
 
 	fed     federation
+	push    *push.Notifier
 	doors   doors
 	calls   calls
 	group   task.Group
@@ -321,11 +323,14 @@ func (a *App) openStore(ctx context.Context) error {
 }
 
 func (a *App) openFlows(context.Context) error {
+	if err := a.openPush(); err != nil {
+		return err
+	}
 	a.auth = auth.New(auth.Options{Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Outgoing: &a.fed, Origins: origins{a}, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
@@ -384,6 +389,9 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 	if a.smtp != nil {
 		a.smtp.EndSessions(x)
 		a.imap.EndSessions(x)
+	}
+	if why == account.Removed && a.push != nil {
+		a.push.Forget(x)
 	}
 	if why == account.Removed && a.devices != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -36,6 +36,7 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
+		Push:       a.pushFacts, ResetPush: a.push.Reset,
 		Exchangers: a.fed.boxes,
 		Keys: ops.Keys{
 			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
@@ -84,6 +85,8 @@ func (a *App) status(context.Context) ops.Status {
 		"imap_logins": im.Logins, "imap_failed_logins": im.FailedLogins, "smtp_logins": sm.Logins, "smtp_failed_logins": sm.FailedLogins,
 		"storage_bytes": bytes, "storage_messages": messages,
 	}
+	p := a.push.Stats()
+	st.Counters["push_sent"], st.Counters["push_gone"], st.Counters["push_failed"], st.Counters["push_pending"] = p.Sent, p.Gone, p.Failed, int64(p.Pending)
 	a.countCalls(&st)
 	return st
 }

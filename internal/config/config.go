@@ -111,6 +111,7 @@ type Config struct {
 	DBDSN                  string `toml:"db_dsn"`
 
 	EndpointRewrite string `toml:"endpoint_rewrite"`
+	PushURL         string `toml:"push_url"`
 	DNSServers      string `toml:"dns_servers" kind:"servers"`
 
 	QueueLocation        string `toml:"queue_location"`

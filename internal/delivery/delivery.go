@@ -49,8 +49,11 @@ type Options struct {
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
 	Origins Origins
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// Delivered, when not nil, is told of each account that got a message from somebody
+	// else. It must return at once.
+	Delivered func(to address.Addr)
+	Logger    *slog.Logger
+	Now       func() time.Time
 }
 
 // Service is the intake. All methods may be called from many goroutines.
@@ -206,7 +209,11 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 				res.Failed = append(res.Failed, Failure{To: targets[i].Box.Account, Err: p.Err})
 				continue
 			}
-			s.repeats.add(seen, targets[i].Box.Account, s.Now())
+			to := targets[i].Box.Account
+			s.repeats.add(seen, to, s.Now())
+			if s.Delivered != nil && to != e.From {
+				s.Delivered(to)
+			}
 			res.Local++
 		}
 	}

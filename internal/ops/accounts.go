@@ -46,6 +46,9 @@ type Desk struct {
 	TURN func() bool
 	// Federation is the way to other servers.
 	Federation Federation
+	// Push tells how the wake-ups go; ResetPush forgets that they failed.
+	Push      func() PushFacts
+	ResetPush func()
 	// Exchangers are where mail is fetched.
 	Exchangers *exchange.Store
 	// Keys sign what goes there.
@@ -192,6 +195,7 @@ func NewTable(d *Desk) Table {
 	d.defineFederation(t)
 	d.defineDKIM(t)
 	d.defineExchangers(t)
+	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)

@@ -104,6 +104,7 @@ func newHouse(t testing.TB) *house {
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
 		Exchangers: boxes,
+		Push:       func() PushFacts { return PushFacts{Threshold: 5} }, ResetPush: func() {},
 		Keys: Keys{
 			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
 			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
