@@ -88,9 +88,11 @@ func (d *Domains) Set(o DomainOptions) error {
 	return nil
 }
 
+// loopback reports whether d is one of the loopback names. Other addresses of
+// 127/8 are servers of their own.
 func loopback(d address.Domain) bool {
 	ip, ok := d.IP()
-	return d == "localhost" || ok && ip.IsLoopback()
+	return d == "localhost" || ok && (ip == netip.IPv6Loopback() || ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }
 
 // IsLocal reports whether mail for d is ours.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/ops"
@@ -273,7 +274,7 @@ func federationSize() []Method {
 }
 
 func endpoints() []Method {
-	read := func(c *call) (o ops.Override, err error) {
+	read := func(c *call) (o ops.Endpoint, err error) {
 		if err := c.read(&o); err != nil {
 			return o, err
 		}
@@ -286,11 +287,11 @@ func endpoints() []Method {
 				if err := c.read(&p); err != nil {
 					return 0, nil, err
 				}
-				got, err := do[map[string][]ops.Override](ctx, c, "endpoints.list", nil)
+				got, err := do[map[string][]ops.Endpoint](ctx, c, "endpoints.list", nil)
 				if err != nil {
 					return 0, nil, err
 				}
-				list, total, err := part(got["entries"], p, func(o ops.Override) string { return o.Key }, nil)
+				list, total, err := part(got["entries"], p, func(o ops.Endpoint) string { return o.Key }, nil)
 				return reply(object{"overrides": list, "total": total}, err)
 			}},
 		{Method: "POST", Doc: "Say where a domain is reached.", Request: "lookup_key, target_host, comment", Reply: "the entry", Changes: true, run: func(ctx context.Context, c *call) (int, any, error) {
@@ -301,7 +302,7 @@ func endpoints() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			got, err := do[ops.Override](ctx, c, "endpoints.set", o)
+			got, err := do[ops.Endpoint](ctx, c, "endpoints.set", o)
 			return http.StatusCreated, got, err
 		}},
 		{Method: "DELETE", Doc: "Let the DNS say it again.", Request: "lookup_key", Reply: "deleted", Changes: true, run: func(ctx context.Context, c *call) (int, any, error) {
@@ -309,7 +310,7 @@ func endpoints() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			if _, err = do[any](ctx, c, "endpoints.remove", o); fault.Is(err, fault.NotFound) {
+			if _, err = do[any](ctx, c, "endpoints.remove", ops.EndpointKey{Key: o.Key}); fault.Is(err, fault.NotFound) {
 				err = nil // it is gone, as it should be
 			}
 			return reply(object{"deleted": strings.ToLower(o.Key)}, err)
@@ -423,7 +424,7 @@ func queue() []Method {
 				return 0, nil, err
 			}
 			if p.Action == "purge_queue" {
-				r, err := do[ops.QueueDone](ctx, c, "queue.purge", nil)
+				r, err := do[ops.QueuePurged](ctx, c, "queue.purge", nil)
 				return reply(object{"action": p.Action, "message": "the queue was emptied", "deleted": r.Deleted}, err)
 			}
 			a, ok := queueActions[p.Action]
@@ -462,23 +463,14 @@ func rules() []Method {
 			if err := c.read(&p); err != nil {
 				return 0, nil, err
 			}
-			f, err := do[ops.Federation](ctx, c, "federation", nil)
+			f, err := do[ops.FederationRules](ctx, c, "federation.list", nil)
 			if err != nil {
 				return 0, nil, err
-			}
-			ways, err := do[map[string][]ops.TransportsOf](ctx, c, "federation.transports", nil)
-			if err != nil {
-				return 0, nil, err
-			}
-			by := make(map[string]ops.TransportsOf)
-			for _, t := range ways["transports"] {
-				by[t.Domain] = t
 			}
 			list, total, err := part(f.Rules, p, func(r ops.FederationRule) string { return r.Domain }, nil)
 			rows := make([]object, 0, len(list))
 			for _, r := range list {
-				t := by[r.Domain]
-				rows = append(rows, object{"domain": r.Domain, "created_at": r.CreatedAt, "smtp": t.SMTP, "http": t.HTTP, "https": t.HTTPS})
+				rows = append(rows, object{"domain": r.Domain, "created_at": unix(r.Added), "smtp": r.SMTP, "http": r.HTTP, "https": r.HTTPS})
 			}
 			return reply(object{"rules": rows, "total": total}, err)
 		}},
@@ -487,7 +479,7 @@ func rules() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			r, err := do[ops.Ruled](ctx, c, "federation.add", p)
+			r, err := do[ops.FederationChange](ctx, c, "federation.rule", p)
 			return reply(object{"domain": r.Domain, "total": r.Total}, err)
 		}},
 		{Method: "DELETE", Doc: "Take one back.", Request: "domain", Reply: "domain, remaining", Changes: true, run: func(ctx context.Context, c *call) (int, any, error) {
@@ -495,7 +487,7 @@ func rules() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			r, err := do[ops.Ruled](ctx, c, "federation.remove", p)
+			r, err := do[ops.FederationChange](ctx, c, "federation.remove", p)
 			return reply(object{"domain": r.Domain, "remaining": r.Remaining}, err)
 		}},
 	}
@@ -510,9 +502,9 @@ func dismissals() []Method {
 	}
 	return []Method{
 		{Method: "GET", Doc: "Domains whose mail is dropped in silence.", Reply: "domains[], total", run: func(ctx context.Context, c *call) (int, any, error) {
-			got, err := do[map[string][]ops.Dismissed](ctx, c, "federation.dismissals", nil)
+			got, err := do[ops.Dismissals](ctx, c, "federation.dismiss-list", nil)
 			names := []string{}
-			for _, d := range got["domains"] {
+			for _, d := range got.Domains {
 				names = append(names, d.Domain)
 			}
 			return reply(object{"domains": names, "total": len(names)}, err)
@@ -522,7 +514,7 @@ func dismissals() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			r, err := do[ops.Ruled](ctx, c, "federation.dismiss", p)
+			r, err := do[ops.FederationChange](ctx, c, "federation.dismiss", p)
 			return reply(object{"domain": r.Domain, "total": r.Total}, err)
 		}},
 		{Method: "DELETE", Doc: "Bring it again.", Request: "domain", Reply: "domain, remaining", Changes: true, run: func(ctx context.Context, c *call) (int, any, error) {
@@ -530,7 +522,7 @@ func dismissals() []Method {
 			if err != nil {
 				return 0, nil, err
 			}
-			r, err := do[ops.Ruled](ctx, c, "federation.undismiss", p)
+			r, err := do[ops.FederationChange](ctx, c, "federation.undismiss", p)
 			return reply(object{"domain": r.Domain, "remaining": r.Remaining}, err)
 		}},
 	}
@@ -541,13 +533,30 @@ func servers(ctx context.Context, c *call) (int, any, error) {
 	if err := c.read(&p); err != nil {
 		return 0, nil, err
 	}
-	got, err := do[map[string][]ops.Peer](ctx, c, "federation.peers", nil)
+	got, err := do[map[string][]ops.Traffic](ctx, c, "federation.status", nil)
 	if err != nil {
 		return 0, nil, err
 	}
-	list, total, err := part(got["traffic"], p, func(x ops.Peer) string { return x.Domain }, map[string]func(a, b ops.Peer) int{
-		"domain":      func(a, b ops.Peer) int { return cmp.Compare(a.Domain, b.Domain) },
-		"last_active": func(a, b ops.Peer) int { return cmp.Compare(a.LastActive, b.LastActive) },
+	list, total, err := part(got["traffic"], p, func(x ops.Traffic) string { return x.Domain }, map[string]func(a, b ops.Traffic) int{
+		"domain":      func(a, b ops.Traffic) int { return cmp.Compare(a.Domain, b.Domain) },
+		"last_active": func(a, b ops.Traffic) int { return cmp.Compare(a.LastActiveUnix, b.LastActiveUnix) },
 	})
-	return reply(object{"servers": list, "total": total}, err)
+	rows := make([]object, 0, len(list))
+	for _, t := range list {
+		rows = append(rows, object{
+			"domain": t.Domain, "queued_messages": t.Queued, "failed_http": t.FailedHTTP, "failed_https": t.FailedTLS, "failed_smtp": t.FailedSMTP,
+			"success_http": t.OverHTTP, "success_https": t.OverTLS, "success_smtp": t.OverSMTP, "inbound_deliveries": t.Inbound,
+			"successful_deliveries": t.Delivered, "mean_latency_ms": t.MeanLatency, "last_active": t.LastActiveUnix,
+		})
+	}
+	return reply(object{"servers": rows, "total": total}, err)
+}
+
+// unix is a stamp of the desk as a number; 0 for none.
+func unix(stamp string) int64 {
+	t, err := time.Parse(time.RFC3339, stamp)
+	if err != nil {
+		return 0
+	}
+	return t.Unix()
 }

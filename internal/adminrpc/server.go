@@ -19,19 +19,19 @@ func passOn(op string) func(context.Context, *call) (int, any, error) {
 // the status every few seconds, and the table can be long.
 type peersSeen struct {
 	at   time.Time
-	list []ops.Peer
+	list []ops.Traffic
 }
 
 const peersFor = 10 * time.Second
 
-func (s *Server) peersNow(ctx context.Context, c *call) ([]ops.Peer, error) {
+func (s *Server) peersNow(ctx context.Context, c *call) ([]ops.Traffic, error) {
 	s.mu.Lock()
 	seen := s.peers
 	s.mu.Unlock()
 	if !seen.at.IsZero() && s.Now().Sub(seen.at) < peersFor {
 		return seen.list, nil
 	}
-	got, err := do[map[string][]ops.Peer](ctx, c, "federation.peers", nil)
+	got, err := do[map[string][]ops.Traffic](ctx, c, "federation.status", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 }
 
 // summary adds up what happened with all servers. nil is nothing.
-func summary(list []ops.Peer) (o object, outbound int64) {
+func summary(list []ops.Traffic) (o object, outbound int64) {
 	if len(list) == 0 {
 		return nil, 0
 	}
@@ -96,15 +96,15 @@ func summary(list []ops.Peer) (o object, outbound int64) {
 	measured := 0
 	health := map[string]int{"perfect": 0, "federated": 0, "bad": 0}
 	for _, p := range list {
-		inbound += p.InboundDeliveries
-		outbound += p.SuccessfulDeliveries
-		queued += p.QueuedMessages
+		inbound += p.Inbound
+		outbound += p.Delivered
+		queued += p.Queued
 		failed += p.Failed
-		if p.SuccessfulDeliveries > 0 {
+		if p.Delivered > 0 {
 			means += p.MeanLatency
 			measured++
 		}
-		good := p.SuccessHTTP + p.SuccessHTTPS + p.SuccessSMTP
+		good := p.OverHTTP + p.OverTLS + p.OverSMTP
 		switch {
 		case p.Failed == 0:
 			health["perfect"]++
@@ -122,10 +122,10 @@ func summary(list []ops.Peer) (o object, outbound int64) {
 }
 
 // reached counts the servers that mail went to or came from. nil is none.
-func reached(list []ops.Peer) object {
+func reached(list []ops.Traffic) object {
 	names, literals := 0, 0
 	for _, p := range list {
-		if p.InboundDeliveries+p.SuccessfulDeliveries == 0 {
+		if p.Inbound+p.Delivered == 0 {
 			continue
 		}
 		if isIP(p.Domain) {

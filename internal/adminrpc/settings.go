@@ -448,26 +448,38 @@ func checked(e settings.Entry, text string) (string, error) {
 }
 
 func federationSettings() []Method {
-	shape := func(ctx context.Context, c *call, p any) (int, any, error) {
-		f, err := do[ops.Federation](ctx, c, "federation", p)
+	shape := func(ctx context.Context, c *call, policy string) (int, any, error) {
+		f, err := do[ops.FederationPolicy](ctx, c, "federation.policy", ops.FederationPolicy{Policy: policy})
+		if err != nil {
+			return 0, nil, err
+		}
+		e, err := do[ops.Setting](ctx, c, "settings.get", ops.SettingName{Name: string(settings.FederationEnabled)})
 		if err != nil {
 			return 0, nil, err
 		}
 		z, err := do[ops.FederationSize](ctx, c, "federation-size", nil)
 		return http.StatusOK, object{
-			"enabled": f.Enabled, "policy": f.Policy, "max_federation_size": z.MaxFederationSize,
+			"enabled": isOn(e), "policy": f.Policy, "max_federation_size": z.MaxFederationSize,
 			"federation_size_effective": z.Effective, "federation_size_effective_bytes": z.EffectiveBytes,
 		}, err
 	}
 	return []Method{
 		{Method: "GET", Doc: "Whether mail is exchanged with other servers, and with whom.", Reply: "enabled, policy (ACCEPT, REJECT), max_federation_size, federation_size_effective, federation_size_effective_bytes",
-			run: func(ctx context.Context, c *call) (int, any, error) { return shape(ctx, c, nil) }},
+			run: func(ctx context.Context, c *call) (int, any, error) { return shape(ctx, c, "") }},
 		{Method: "POST", Doc: "Change it.", Request: "enabled, policy", Reply: "as GET", Changes: true, run: func(ctx context.Context, c *call) (int, any, error) {
-			var p ops.FederationChange
+			var p struct {
+				Enabled *bool
+				Policy  string
+			}
 			if err := c.read(&p); err != nil {
 				return 0, nil, err
 			}
-			return shape(ctx, c, p)
+			if p.Enabled != nil {
+				if _, err := do[any](ctx, c, "settings.set", ops.SettingName{Name: string(settings.FederationEnabled), Value: strconv.FormatBool(*p.Enabled)}); err != nil {
+					return 0, nil, err
+				}
+			}
+			return shape(ctx, c, p.Policy)
 		}},
 	}
 }

@@ -56,9 +56,9 @@ func (a *App) currentToken() (string, error) {
 	return admintoken.Read(a.StateDir)
 }
 
-// route takes requests that are not for the site. A disabled API has no path: it
-// answers like any that never was (REQ-09).
-func (a *App) route(r *http.Request) http.Handler {
+// adminDoor takes requests of operators. A disabled API has no path: it answers like
+// any that never was (REQ-09).
+func (a *App) adminDoor(r *http.Request) http.Handler {
 	d := a.admin.Load()
 	if d == nil || a.configuredToken() == "disabled" {
 		return nil

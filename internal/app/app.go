@@ -37,6 +37,7 @@ import (
 	"madmail/internal/logging"
 	"madmail/internal/mailbox/maildir"
 	"madmail/internal/ops"
+	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
 	"madmail/internal/smtpserver"
@@ -88,6 +89,7 @@ type App struct {
 	Ops      ops.Table
 
 	fed   federation
+	push  *push.Notifier
 	doors doors
 	calls calls
 	admin atomic.Pointer[admin]
@@ -318,7 +320,8 @@ func (a *App) openStore(ctx context.Context) error {
 	a.quota = quota.New(a.accounts.Limit)
 	a.bus = event.New()
 	var err error
-	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.boxChanged, Used: a.quota.Add})
+	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.boxChanged, Used: a.quota.Add,
+		MaxBoxes: func() int { return a.settings.Current().Number(settings.IMAPMailboxes) }})
 	if err != nil {
 		return err
 	}
@@ -330,11 +333,14 @@ func (a *App) openStore(ctx context.Context) error {
 }
 
 func (a *App) openFlows(context.Context) error {
+	if err := a.openPush(); err != nil {
+		return err
+	}
 	a.auth = auth.New(auth.Options{Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Outgoing: &a.fed, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
@@ -345,7 +351,8 @@ func (a *App) openFlows(context.Context) error {
 	a.jobs, err = upkeep.New(a.Log.Logger("tasks"), append([]upkeep.Job{
 		{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
 		{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
-		a.flushPeers(),
+		a.flushPeers(), a.pruneKeys(),
+		{Name: "forget-fetched", Every: 24 * time.Hour, Run: a.fed.boxes.Forget},
 	}, a.keeper.Load().Jobs()...)...)
 	if err != nil || a.opt.Offline {
 		return err
@@ -392,6 +399,9 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 		a.smtp.EndSessions(x)
 		a.imap.EndSessions(x)
 	}
+	if why == account.Removed && a.push != nil {
+		a.push.Forget(x)
+	}
 	if why == account.Removed && a.devices != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -434,23 +444,31 @@ func (a *App) openDoors(context.Context) error {
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
-		Tokens: a.tokens, Logger: a.Log.Logger("imap"),
+		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop(a.imap.Stop)
-	if err := a.openAdmin(); err != nil {
+	if err := errors.Join(a.openAdmin(), a.openInbound()); err != nil {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, Before: a.route, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop(a.web.Stop)
 	return nil
+}
+
+func (a *App) imapLimits() imapserver.Limits {
+	s := a.settings.Current()
+	return imapserver.Limits{
+		Sessions: s.Number(settings.IMAPSessions), PerAddress: s.Number(settings.IMAPAddressSessions), PerAccount: s.Number(settings.IMAPAccountSessions),
+		Command: int(s.Size(settings.IMAPCommand)), Literals: int(s.Size(settings.IMAPLiterals)), Nesting: s.Number(settings.IMAPNesting),
+	}
 }
 
 func (a *App) certNames() []string {

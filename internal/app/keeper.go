@@ -97,16 +97,6 @@ func (a *App) notify(ctx context.Context, to []address.Addr, message []byte) (fa
 	return failed, err
 }
 
-func (a *App) queueFacts() ops.QueueFacts {
-	conf := a.conf.Load()
-	f := ops.QueueFacts{
-		Path: absolute(a.fed.dir), MaxTries: conf.QueueMaxTries, MaxParallelism: conf.QueueMaxParallelism,
-		InitialRetry: duration(conf.QueueInitialRetry).Seconds(), Scale: schedule(conf).Scale,
-		MaxDelivery: duration(conf.QueueMaxDeliveryTime).Seconds(), PostInitDelay: duration(conf.QueuePostInitDelay).Seconds(),
-	}
-	return f
-}
-
 // reloadCaches reads what SQL may have changed. What accounts store is measured
 // in rotation and need not be read.
 func (a *App) reloadCaches(ctx context.Context) error {

@@ -9,14 +9,20 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
+	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/dane"
 	"madmail/internal/delivery"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mtasts"
+	"madmail/internal/mxdeliv"
+	"madmail/internal/ops"
 	"madmail/internal/outbound"
 	"madmail/internal/outbound/httpsend"
 	"madmail/internal/outbound/smtpsend"
@@ -32,11 +38,14 @@ import (
 // federation is the way to other servers.
 type federation struct {
 	resolver *resolve.Resolver
-	dir      string // of the queue
 	policy   *policy.Store
 	peers    *peers.Store
 	queue    *queue.Queue
 	worker   *outbound.Worker
+	keys     *certs.DKIM
+	inbound  *mxdeliv.Handler
+	boxes    *exchange.Store
+	verdicts [authres.Unknown + 1]atomic.Int64 // on mail that came in
 }
 
 // openFederation opens the queue and what decides about it. Nothing is sent
@@ -44,8 +53,11 @@ type federation struct {
 func (a *App) openFederation(ctx context.Context) error {
 	conf := a.conf.Load()
 	f := &a.fed
-	var err error
-	if f.resolver, err = resolve.New(resolve.Options{Logger: a.Log.Logger("dns")}); err != nil {
+	servers, err := config.ParseServers(conf.DNSServers)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "dns_servers") // cannot be: the file was checked
+	}
+	if f.resolver, err = resolve.New(resolve.Options{Servers: servers, Logger: a.Log.Logger("dns")}); err != nil {
 		return err
 	}
 	if f.policy, err = policy.Open(ctx, policy.Options{DB: a.db, Switches: a.switches, Logger: a.Log.Logger("federation")}); err != nil {
@@ -58,7 +70,6 @@ func (a *App) openFederation(ctx context.Context) error {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(a.StateDir, dir)
 	}
-	f.dir = dir
 	f.queue, err = queue.Open(ctx, queue.Options{
 		Dir: dir, Lifetime: duration(conf.QueueMaxDeliveryTime), Delay: duration(conf.QueuePostInitDelay), Logger: a.Log.Logger("queue"),
 	})
@@ -66,6 +77,12 @@ func (a *App) openFederation(ctx context.Context) error {
 		return err
 	}
 	a.onStop(f.queue.Close)
+	if err := a.openKeys(); err != nil {
+		return err
+	}
+	if f.boxes, err = exchange.Open(ctx, a.db, nil); err != nil {
+		return err
+	}
 	f.peers, err = peers.Open(peers.Options{DB: a.db, Queued: f.queue.Depths})
 	return err
 }
@@ -107,14 +124,22 @@ func (a *App) startFederation(ctx context.Context) error {
 	}
 	f.worker, err = outbound.New(outbound.Options{
 		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: web, SMTP: mail,
-		Trust: &trust{f.resolver, sts}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
-		Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
+		Trust: &trust{f.resolver, sts}, Signer: signer{f.keys}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
+		Rewrite: func() string { return a.conf.Load().EndpointRewrite }, Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop(f.worker.Stop)
-	return f.worker.Start(ctx)
+	if err := f.worker.Start(ctx); err != nil {
+		return err
+	}
+	poller, err := exchange.New(exchange.Options{Store: f.boxes, Accept: a.fetched, Known: a.reads, Domains: a.domains.Local, Logger: a.Log.Logger("exchange")})
+	if err != nil {
+		return err
+	}
+	a.onStop(poller.Stop)
+	return poller.Start(ctx)
 }
 
 func schedule(c *config.Config) outbound.Schedule {
@@ -123,6 +148,26 @@ func schedule(c *config.Config) outbound.Schedule {
 		scale = 0 // the default
 	}
 	return outbound.Schedule{Tries: c.QueueMaxTries, Initial: duration(c.QueueInitialRetry), Scale: scale}
+}
+
+// queueLimits are the numbers of the configuration as they count.
+func (a *App) queueLimits() ops.QueueStatus {
+	c := a.conf.Load()
+	w := schedule(c).WithDefaults()
+	q := ops.QueueStatus{MaxTries: w.Tries, InitialRetry: int64(w.Initial / time.Second), Scale: w.Scale, Parallel: c.QueueMaxParallelism,
+		Lifetime: int64(a.fed.queue.Lifetime / time.Second), Delay: int64(a.fed.queue.Delay / time.Second)}
+	if q.Parallel <= 0 {
+		q.Parallel = outbound.DefaultParallel
+	}
+	return q
+}
+
+// trouble tells why destinations cannot be reached at present.
+func (f *federation) trouble() map[address.Domain]string {
+	if f.worker == nil {
+		return nil // no server is running
+	}
+	return f.worker.Trouble()
 }
 
 // flushPeers is the job that writes the counters of other servers.

@@ -226,6 +226,39 @@ func TestOnlyOurDomainsAreTaken(t *testing.T) {
 	}
 }
 
+func TestSeveralMessagesAreTakenTogetherOrNotAtAll(t *testing.T) {
+	h := build(t, "a@x.org")
+	box := mailbox.Box{Account: addr(t, "a@x.org"), Name: mailbox.Inbox}
+	var list []mailbox.Arrival
+	for i := range 2 {
+		msg := sealed("somebody@else.org", 300+i)
+		a, err := h.Spool(t.Context(), mailbox.Target{Box: box, Flags: mailbox.Seen}, strings.NewReader(msg), int64(len(msg)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		list = append(list, a)
+	}
+	if got := h.list(t, "a@x.org"); len(got) != 0 {
+		t.Errorf("%d messages before Commit", len(got))
+	}
+	nowhere := box
+	nowhere.Name = "nowhere"
+	if _, err := h.Commit(t.Context(), nowhere, list, nil); !fault.Is(err, fault.NotFound) {
+		t.Errorf("no mailbox: %v", err)
+	}
+	placed, err := h.Commit(t.Context(), box, list, nil)
+	if err != nil || len(placed) != 2 || placed[1].UID != 2 {
+		t.Fatal(placed, err)
+	}
+	if _, err := h.Commit(t.Context(), box, list[:1], &mailbox.Ref{Box: box, UID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.list(t, "a@x.org"); len(got) != 2 || len(got[0]) <= len(got[1]) {
+		t.Errorf("%d messages", len(got))
+	}
+}
+
 func TestAppendKeepsTheMessageAsItIsAndAsksTheGate(t *testing.T) {
 	h := build(t, "a@x.org")
 	msg := sealed("somebody@else.org", 300)

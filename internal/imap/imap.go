@@ -21,8 +21,12 @@ const (
 // NumRange is a range of a set; 0 stands for "*".
 type NumRange struct{ First, Last uint32 }
 
-// NumSet is a sequence set as written. SearchRes means "$" (RFC 5182).
+// NumSet is a sequence set as written. An empty set that is not nil is "$", the
+// result of the last search that was saved (RFC 5182).
 type NumSet []NumRange
+
+// Saved reports whether the set is "$". Resolve knows nothing of it.
+func (s NumSet) Saved() bool { return s != nil && len(s) == 0 }
 
 // Resolve gives "*" its value and orders each range. Ranges that lie beyond
 // max because they name numbers stay there: only "*" means the last one.
@@ -55,26 +59,16 @@ type Section struct {
 
 // FetchItem is one thing to fetch. Name is in upper case: FLAGS, UID,
 // RFC822.SIZE, INTERNALDATE, ENVELOPE, BODYSTRUCTURE, BODY (the structure),
-// BODY[] (with Section), RFC822, RFC822.HEADER, RFC822.TEXT, MODSEQ.
+// BODY[] (with Section), RFC822, RFC822.HEADER, RFC822.TEXT, MODSEQ, BINARY[] and
+// BINARY.SIZE (with Section), SAVEDATE, EMAILID, THREADID, PREVIEW.
 type FetchItem struct {
 	Name    string
 	Section Section
 	Peek    bool
+	Lazy    bool // of PREVIEW
 	Partial bool
 	Offset  int64
 	Count   int64
-}
-
-// SearchKey is a node of a search (RFC 3501 section 6.4.4). Op is the key's
-// name in upper case; AND joins Keys; OR and NOT use Keys too.
-type SearchKey struct {
-	Op    string
-	Text  string // of strings, header names and keywords
-	Value string // of HEADER
-	Date  time.Time
-	Num   int64
-	Set   NumSet
-	Keys  []SearchKey
 }
 
 // Quote appends s as a quoted string, or as a literal where a quoted string

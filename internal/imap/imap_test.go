@@ -19,6 +19,11 @@ func TestFetchItems(t *testing.T) {
 		{"BODY[3]", []FetchItem{{Name: "BODY[]", Section: Section{Part: []int{3}, Text: "3"}}}},
 		{"body", []FetchItem{{Name: "BODY"}}},
 		{"fast", []FetchItem{{Name: "FLAGS"}, {Name: "INTERNALDATE"}, {Name: "RFC822.SIZE"}}},
+		{"BINARY.PEEK[1.2]<0.9>", []FetchItem{{Name: "BINARY[]", Peek: true, Partial: true, Count: 9, Section: Section{Part: []int{1, 2}, Text: "1.2"}}}},
+		{"(BINARY[] BINARY.SIZE[1])", []FetchItem{{Name: "BINARY[]"}, {Name: "BINARY.SIZE", Peek: true, Section: Section{Part: []int{1}, Text: "1"}}}},
+		{"(PREVIEW (LAZY) UID SAVEDATE EMAILID THREADID)", []FetchItem{{Name: "PREVIEW", Lazy: true}, {Name: "UID"}, {Name: "SAVEDATE"}, {Name: "EMAILID"}, {Name: "THREADID"}}},
+		{"(PREVIEW)", []FetchItem{{Name: "PREVIEW"}}}, {"PREVIEW (BEST)", nil},
+		{"BINARY", nil}, {"BINARY[1.MIME]", nil}, {"BINARY.SIZE[1]<0.1>", nil}, {"BINARY[1", nil},
 		{"()", nil}, {"(FLAGS", nil}, {"BODY[", nil}, {"BODY[HEADER.FIELDS ()]", nil}, {"BODY[MIME]", nil}, {"BODY.PEEK", nil},
 		{"BODY[]<5>", nil}, {"BODY[]<5.0>", nil}, {"BODY[0]", nil}, {"NONSENSE", nil}, {"BODY[99999999999]", nil},
 	} {
@@ -51,16 +56,16 @@ func TestSetsResolveStarOnly(t *testing.T) {
 
 func TestSearchKeys(t *testing.T) {
 	p := NewParser(`1:3 NOT (SEEN OR FROM "x" HEADER Message-ID {4}`+"\r\n"+`) UID 5:* SINCE 1-Feb-1994 MODSEQ "/flags/\\Seen" all 9`, [][]byte{[]byte("<id>")})
-	k := p.Search()
+	k := p.SearchKeys()
 	if err := p.End(); err != nil {
 		t.Fatal(err)
 	}
 	if len(k.Keys) != 5 || k.Keys[1].Keys[0].Keys[1].Keys[1].Value != "<id>" || k.Keys[4].Num != 9 {
 		t.Errorf("%+v", k)
 	}
-	for _, bad := range []string{"", "NOT", "OR SEEN", "()", strings.Repeat("NOT ", 40) + "SEEN", "SINCE yesterday", "BOGUS", "LARGER x"} {
+	for _, bad := range []string{"", "NOT", "OR SEEN", "()", strings.Repeat("NOT ", 40) + "SEEN", "SINCE yesterday", "BOGUS", "LARGER x", "OLDER 0", "EMAILID", "THREADID a.b", "SAVEDON x", "$,1", strings.Repeat("SEEN ", MaxSearchKeys) + "SEEN"} {
 		p := NewParser(bad, nil)
-		p.Search()
+		p.SearchKeys()
 		if p.End() == nil {
 			t.Errorf("%.20q accepted", bad)
 		}
@@ -113,12 +118,12 @@ func TestDates(t *testing.T) {
 }
 
 func FuzzParser(f *testing.F) {
-	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
+	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
 		f.Add(s, []byte("lit"))
 	}
 	f.Fuzz(func(t *testing.T, s string, lit []byte) {
 		for _, parse := range []func(*Parser){
-			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() },
+			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() }, func(p *Parser) { p.ListCommand() }, func(p *Parser) { p.StatusItems() },
 			func(p *Parser) { p.Flags() }, func(p *Parser) { p.Mailbox() }, func(p *Parser) { p.ListPattern() },
 			func(p *Parser) { p.DateTime() }, func(p *Parser) { p.AString() }, func(p *Parser) { p.NString() },
 		} {

@@ -29,6 +29,8 @@ type Parser struct {
 	// UTF8 says that mailbox names come in UTF-8 and nothing else, where "&"
 	// is a letter like any other (RFC 6855, RFC 9051 section 5.1).
 	UTF8 bool
+	// Nesting bounds the depth of search keys; 0 means MaxNesting.
+	Nesting int
 }
 
 // NewParser parses text, whose literals are in literals in their order.
@@ -255,6 +257,9 @@ func (p *Parser) ListPattern() string {
 
 // Set takes a sequence set.
 func (p *Parser) Set() NumSet {
+	if p.Try('$') {
+		return NumSet{}
+	}
 	var s NumSet
 	for {
 		r := NumRange{First: p.setNumber()}
@@ -274,6 +279,9 @@ func (p *Parser) Set() NumSet {
 		}
 	}
 }
+
+// SetNumber takes a message number or UID, or "*" as 0.
+func (p *Parser) SetNumber() uint32 { return p.setNumber() }
 
 func (p *Parser) setNumber() uint32 {
 	if p.Try('*') {
@@ -327,16 +335,6 @@ func (p *Parser) DateTime() time.Time {
 	return t
 }
 
-// date takes a search date, quoted or not.
-func (p *Parser) date() time.Time {
-	s := p.AString()
-	t, err := time.Parse("2-Jan-2006", s)
-	if err != nil {
-		p.fail("a date such as 1-Feb-1994")
-	}
-	return t
-}
-
 // List takes a parenthesised list of f.
 func (p *Parser) List(f func()) {
 	p.Expect('(')
@@ -383,9 +381,27 @@ func (p *Parser) fetchItem() FetchItem {
 	name := strings.ToUpper(p.run(func(c byte) bool { return atomChar(c) && c != '[' && c != ']' && c != '<' }, "a fetch item"))
 	it := FetchItem{Name: name}
 	switch name {
-	case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "ENVELOPE", "BODYSTRUCTURE", "RFC822", "RFC822.TEXT", "MODSEQ":
+	case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "ENVELOPE", "BODYSTRUCTURE", "RFC822", "RFC822.TEXT", "MODSEQ",
+		"SAVEDATE", "EMAILID", "THREADID": // RFC 8514, RFC 8474
+	case "PREVIEW": // RFC 8970
+		// Looked at as a whole: what else is in parentheses belongs to FETCH.
+		const lazy = " (LAZY)"
+		if rest := p.Rest(); len(rest) >= len(lazy) && strings.EqualFold(rest[:len(lazy)], lazy) {
+			it.Lazy = true
+			p.i += len(lazy)
+		}
 	case "RFC822.HEADER":
 		it.Peek = true
+	case "BINARY", "BINARY.PEEK", "BINARY.SIZE": // RFC 3516 section 4.2
+		it.Section = p.section()
+		if it.Section.Spec != "" {
+			p.fail("a section without a name")
+		}
+		if it.Peek = name != "BINARY"; name == "BINARY.SIZE" {
+			break
+		}
+		it.Name = "BINARY[]"
+		p.partial(&it)
 	case "BODY", "BODY.PEEK":
 		if !p.Peek('[') {
 			if name != "BODY" {
@@ -395,20 +411,26 @@ func (p *Parser) fetchItem() FetchItem {
 		}
 		it.Name, it.Peek = "BODY[]", name == "BODY.PEEK"
 		it.Section = p.section()
-		if p.Try('<') {
-			it.Partial = true
-			it.Offset = int64(p.Number())
-			p.Expect('.')
-			it.Count = int64(p.Number())
-			p.Expect('>')
-			if it.Count == 0 {
-				p.fail("a length above 0")
-			}
-		}
+		p.partial(&it)
 	default:
 		p.fail("a known fetch item")
 	}
 	return it
+}
+
+// partial takes "<offset.count>", if it is there.
+func (p *Parser) partial(it *FetchItem) {
+	if !p.Try('<') {
+		return
+	}
+	it.Partial = true
+	it.Offset = int64(p.Number())
+	p.Expect('.')
+	it.Count = int64(p.Number())
+	p.Expect('>')
+	if it.Count == 0 {
+		p.fail("a length above 0")
+	}
 }
 
 func (p *Parser) section() Section {
@@ -475,78 +497,4 @@ func isAtom(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// Search takes search keys to the end of the command, joined by AND.
-func (p *Parser) Search() SearchKey {
-	k := SearchKey{Op: "AND"}
-	for {
-		k.Keys = append(k.Keys, p.searchKey(0))
-		if p.err != nil || !p.Try(' ') {
-			return k
-		}
-	}
-}
-
-func (p *Parser) searchKey(depth int) SearchKey {
-	if depth > MaxNesting {
-		p.fail("less nesting")
-		return SearchKey{}
-	}
-	if p.Peek('(') {
-		k := SearchKey{Op: "AND"}
-		p.List(func() { k.Keys = append(k.Keys, p.searchKey(depth+1)) })
-		if len(k.Keys) == 0 {
-			p.fail("a search key")
-		}
-		return k
-	}
-	if c := p.peek(); digit(c) || c == '*' {
-		return SearchKey{Op: "SEQ", Set: p.Set()}
-	}
-	k := SearchKey{Op: strings.ToUpper(p.Atom())}
-	switch k.Op {
-	case "ALL", "ANSWERED", "DELETED", "DRAFT", "FLAGGED", "NEW", "OLD", "RECENT", "SEEN",
-		"UNANSWERED", "UNDELETED", "UNDRAFT", "UNFLAGGED", "UNSEEN":
-	case "BCC", "BODY", "CC", "FROM", "SUBJECT", "TEXT", "TO":
-		p.SP()
-		k.Text = p.AString()
-	case "KEYWORD", "UNKEYWORD":
-		p.SP()
-		k.Text = p.Flag()
-	case "HEADER":
-		p.SP()
-		k.Text = p.AString()
-		p.SP()
-		k.Value = p.AString()
-	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE":
-		p.SP()
-		k.Date = p.date()
-	case "LARGER", "SMALLER", "OLDER", "YOUNGER":
-		p.SP()
-		k.Num = int64(p.Number())
-	case "MODSEQ":
-		p.SP()
-		if p.Peek('"') { // an entry name and type: we keep one mod-sequence for all
-			_ = p.String()
-			p.SP()
-			p.Atom()
-			p.SP()
-		}
-		k.Num = int64(p.Number63())
-	case "UID":
-		p.SP()
-		k.Set = p.Set()
-	case "NOT":
-		p.SP()
-		k.Keys = []SearchKey{p.searchKey(depth + 1)}
-	case "OR":
-		p.SP()
-		a := p.searchKey(depth + 1)
-		p.SP()
-		k.Keys = []SearchKey{a, p.searchKey(depth + 1)}
-	default:
-		p.fail("a known search key")
-	}
-	return k
 }

@@ -69,15 +69,24 @@ func (c *session) fetch(cmd *command) response {
 		c.put("* BYE [UNAVAILABLE] Internal trouble, connect again\r\n")
 		return response{}
 	}
-	if len(f.seen) > 0 && !c.readOnly {
-		ctx, cancel := c.ctx()
-		defer cancel()
-		_, err := c.srv.opt.Store.Change(ctx, c.box, f.seen, mailbox.FlagChange{Op: mailbox.AddFlags, Flags: mailbox.Seen})
-		if err != nil {
-			c.srv.opt.Logger.Warn("messages could not be marked seen", "err", err)
-		}
+	f.markSeen()
+	if f.unknown {
+		return no("UNKNOWN-CTE", "A part is in an unknown transfer encoding")
 	}
 	return ok("Fetch completed")
+}
+
+// markSeen sets \Seen where a text was fetched (RFC 3501 section 6.4.5).
+func (f *fetcher) markSeen() {
+	if len(f.seen) == 0 || f.readOnly {
+		return
+	}
+	ctx, cancel := f.ctx()
+	defer cancel()
+	_, err := f.srv.opt.Store.Change(ctx, f.box, f.seen, mailbox.FlagChange{Op: mailbox.AddFlags, Flags: mailbox.Seen})
+	if err != nil {
+		f.srv.opt.Logger.Warn("messages could not be marked seen", "err", err)
+	}
 }
 
 func withItem(items []imap.FetchItem, name string) []imap.FetchItem {
@@ -96,6 +105,8 @@ type fetcher struct {
 	seen  mailbox.UIDSet
 	err   error
 
+	unknown bool // a message was left out: see errUnknownCTE
+
 	// of the present message
 	uid     mailbox.UID
 	content mailbox.Content // nil until something but the header is asked for
@@ -107,7 +118,9 @@ func (f *fetcher) message(i int, m mailbox.Message) {
 	defer f.done()
 	f.uid = m.UID
 	if err := f.load(); err != nil {
-		if !fault.Is(err, fault.NotFound) { // expunged by another session: RFC 2180 section 4.1.2
+		if errors.Is(err, errUnknownCTE) {
+			f.unknown = true
+		} else if !fault.Is(err, fault.NotFound) { // expunged by another session: RFC 2180 section 4.1.2
 			f.err = err
 		}
 		return
@@ -137,8 +150,8 @@ func (f *fetcher) load() (err error) {
 	head, all := false, false
 	for i := range f.items {
 		switch it := &f.items[i]; it.Name {
-		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ":
-		case "ENVELOPE", "RFC822.HEADER":
+		case "FLAGS", "UID", "RFC822.SIZE", "INTERNALDATE", "MODSEQ", "SAVEDATE":
+		case "ENVELOPE", "RFC822.HEADER", "THREADID":
 			head = true
 		case "BODY[]":
 			if len(it.Section.Part) == 0 && strings.HasPrefix(it.Section.Spec, "HEADER") {
@@ -152,7 +165,9 @@ func (f *fetcher) load() (err error) {
 	}
 	switch {
 	case all:
-		f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid)
+		if f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid); err == nil {
+			err = f.decodable()
+		}
 	case head:
 		f.head, err = f.srv.opt.Store.Head(ctx, f.box, f.uid)
 	}
@@ -184,6 +199,16 @@ func (f *fetcher) item(it *imap.FetchItem, m mailbox.Message) error {
 		f.put("INTERNALDATE ")
 		b := f.out.bytes()
 		*b = imap.DateTime(*b, m.Internal)
+	case "SAVEDATE":
+		f.put("SAVEDATE ")
+		b := f.out.bytes()
+		*b = imap.DateTime(*b, m.SavedAt())
+	case "EMAILID", "THREADID":
+		return f.objectID(it.Name, m)
+	case "PREVIEW":
+		return f.preview(it.Lazy)
+	case "BINARY[]", "BINARY.SIZE":
+		return f.binary(it, m)
 	case "BODY[]":
 		return f.section(it, "BODY["+it.Section.Text+"]", it.Section, m)
 	case "RFC822":

@@ -24,9 +24,12 @@ func (c *session) idle(cmd *command) response {
 	return response{sent: true}
 }
 
+// maxDone bounds the line that ends IDLE.
+func maxDone() int { return 1024 }
+
 // idleStep waits for a change, the time for a word, or the client's DONE.
 func (c *session) idleStep() error {
-	line, err := c.wire.line(1024, true)
+	line, err := c.wire.line(maxDone, true)
 	switch {
 	case errors.Is(err, errWoken):
 		return c.update(true)

@@ -21,7 +21,9 @@ const idlers = 1000
 // connection with COMPRESS. The clients live in another process. With
 // IDLE_HEAP_PROFILE set it writes a heap profile there.
 func BenchmarkIdle(b *testing.B) {
-	d := build(b, TLS, func(o *Options) { o.MaxPerAddress = 10 * idlers })
+	d := build(b, TLS, func(o *Options) {
+		o.Limits = func() Limits { l := DefaultLimits; l.PerAddress = 10 * idlers; return l }
+	})
 	runtime.MemProfileRate = 512
 	var before, after runtime.MemStats
 	for b.Loop() {

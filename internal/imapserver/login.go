@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"madmail/internal/fault"
-	"madmail/internal/imap"
 	"madmail/internal/version"
 )
 
@@ -24,7 +23,8 @@ func (c *session) capabilities() {
 		}
 		return
 	}
-	c.put("IMAP4rev1 IMAP4rev2 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE QRESYNC UTF8=ACCEPT STATUS=SIZE WITHIN")
+	c.put("IMAP4rev1 IMAP4rev2 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE CONDSTORE QRESYNC UTF8=ACCEPT STATUS=SIZE WITHIN ESEARCH SEARCHRES LIST-EXTENDED LIST-STATUS I18NLEVEL=1 MULTIAPPEND REPLACE BINARY SORT ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES PREVIEW OBJECTID SAVEDATE APPENDLIMIT=")
+	c.num(uint64(max(c.srv.opt.MaxAppend(), 0)))
 	if c.srv.opt.Metadata != nil {
 		c.put(" METADATA")
 	}
@@ -61,6 +61,7 @@ func (c *session) logout(cmd *command) response {
 	}
 	c.put("* BYE Logging out\r\n")
 	c.answer(cmd.tag, ok("Logout completed"))
+	c.parting = true
 	return response{} // and close
 }
 
@@ -141,7 +142,7 @@ func (c *session) authenticate(cmd *command) response {
 		if c.flush() != nil {
 			return response{}
 		}
-		line, err := c.wire.line(imap.MaxLine, false)
+		line, err := c.wire.line(c.maxCommand, false)
 		if err != nil {
 			return response{}
 		}

@@ -64,7 +64,10 @@ func (c *session) resynchronise(q *resync) {
 // a client that says 1:* wants to hear of the last one, too.
 func (c *session) vanishedEarlier(since mailbox.ModSeq, nums imap.NumSet) {
 	set := mailbox.All()
-	if nums != nil {
+	switch {
+	case nums.Saved():
+		set = c.saved
+	case nums != nil:
 		set = uidSet(nums, c.known.UIDNext-1)
 	}
 	if gone := c.known.Vanished(since, set); len(gone) > 0 {

@@ -1,276 +1,222 @@
 package imapserver
 
 import (
-	"bytes"
-	"io"
-	"math"
+	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/imap"
 	"madmail/internal/mailbox"
-	"madmail/internal/message"
 )
 
-// search answers SEARCH and UID SEARCH (RFC 3501 section 6.4.4).
+// search answers SEARCH and UID SEARCH (RFC 3501 section 6.4.4, RFC 4731).
 func (c *session) search(cmd *command) response {
-	p := cmd.p
-	p.SP()
-	if p.TryWord("CHARSET") {
-		p.SP()
-		if cs := p.AString(); p.Err() == nil && !strings.EqualFold(cs, "UTF-8") && !strings.EqualFold(cs, "US-ASCII") {
-			return no("BADCHARSET (US-ASCII UTF-8)", "Unknown charset")
-		}
-		p.SP()
+	cmd.p.SP()
+	s := cmd.p.Search()
+	r, done := c.begin(cmd, &s)
+	if done {
+		return r
 	}
-	key := p.Search()
+	var hits []hit
+	err := c.find(&s.Key, func(h hit, _ *searcher) error {
+		hits = append(hits, h)
+		return nil
+	})
+	if err != nil {
+		return c.searchFailed(&s, err)
+	}
+	if !s.Return.Extended && !c.rev2 {
+		c.oldResult("SEARCH", cmd.uid, &s, hits)
+		return ok("Search completed")
+	}
+	c.extendedResult(cmd, &s, hits)
+	return ok("Search completed")
+}
+
+// hit is a message that was found.
+type hit struct {
+	i int // in c.known
+	mailbox.Message
+}
+
+func (h hit) num(uid bool) uint32 {
+	if uid {
+		return uint32(h.UID)
+	}
+	return uint32(h.i + 1)
+}
+
+// begin checks what SEARCH, SORT and THREAD have in common. With done the
+// response is the answer.
+func (c *session) begin(cmd *command, s *imap.Search) (r response, done bool) {
 	if err := cmd.end(); err != nil {
-		return bad(err)
+		return bad(err), true
+	}
+	switch {
+	case s.Charset == "":
+	case c.utf8 && !c.rev2:
+		// RFC 6855 section 3: all strings are UTF-8 now.
+		return response{status: "BAD", text: "CHARSET does not go with UTF8=ACCEPT"}, true
+	case !strings.EqualFold(s.Charset, "UTF-8") && !strings.EqualFold(s.Charset, "US-ASCII"):
+		c.forget(s)
+		return no("BADCHARSET (US-ASCII UTF-8)", "Unknown charset"), true
+	}
+	if c.rev2 && (s.Key.Uses("NEW") || s.Key.Uses("OLD") || s.Key.Uses("RECENT")) {
+		return response{status: "BAD", text: "There is no RECENT in IMAP4rev2"}, true
 	}
 	if cmd.uid {
 		if err := c.update(true); err != nil {
-			return response{}
+			return response{}, true
 		}
 	}
-	s := searcher{session: c, now: time.Now()}
-	withMod := usesModSeq(key)
-	c.condstore = c.condstore || withMod
-	var high mailbox.ModSeq
-	c.put("* SEARCH")
+	c.condstore = c.condstore || s.Key.Uses("MODSEQ")
+	return response{}, false
+}
+
+// forget empties the saved result after a search that was to be saved and
+// failed (RFC 5182 section 2.1).
+func (c *session) forget(s *imap.Search) {
+	if s.Return.Save {
+		c.saved = nil
+	}
+}
+
+var errStopping = errors.New("imapserver: session is ending")
+
+// find calls f for every message that matches, in their order.
+func (c *session) find(key *imap.SearchKey, f func(hit, *searcher) error) error {
+	s := &searcher{session: c, now: time.Now()}
+	test, _ := s.compile(key)
+	if len(s.texts) > maxTexts {
+		return fault.New(fault.Refused, "Too many texts to look for at once")
+	}
 	for i := range c.known.Len() {
-		m := c.known.At(i)
-		s.begin(i, m)
-		found := s.matches(&key)
-		s.end()
+		if i%64 == 63 && c.isEnded() {
+			return errStopping
+		}
+		h := hit{i, c.known.At(i)}
+		s.hit = h
+		if test() && s.err == nil && !s.gone {
+			s.err = f(h, s)
+		}
+		s.next()
 		if s.err != nil {
-			c.srv.opt.Logger.Warn("search failed", "err", s.err)
-			c.put("\r\n* BYE [UNAVAILABLE] Internal trouble, connect again\r\n")
-			return response{}
+			return s.err
 		}
-		if !found {
-			continue
-		}
-		c.put(" ")
-		if cmd.uid {
-			c.num(uint64(m.UID))
-		} else {
-			c.num(uint64(i + 1))
-		}
-		high = max(high, m.ModSeq)
 	}
-	if withMod && high > 0 {
+	return nil
+}
+
+func (c *session) isEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended != ""
+}
+
+// searchFailed answers a search that could not be done.
+func (c *session) searchFailed(s *imap.Search, err error) response {
+	c.forget(s)
+	if fault.Is(err, fault.Refused) {
+		return no("LIMIT", fault.UserText(err))
+	}
+	if !errors.Is(err, errStopping) {
+		c.srv.opt.Logger.Warn("search failed", "err", err)
+	}
+	return no("UNAVAILABLE", "The search could not be completed")
+}
+
+// oldResult writes all numbers: SEARCH or SORT of RFC 3501 and RFC 5256.
+func (c *session) oldResult(name string, uid bool, s *imap.Search, hits []hit) {
+	c.put("* ", name)
+	var high mailbox.ModSeq
+	for _, h := range hits {
+		c.put(" ")
+		c.num(uint64(h.num(uid)))
+		high = max(high, h.ModSeq)
+	}
+	if high > 0 && s.Key.Uses("MODSEQ") { // RFC 7162 section 3.1.5
 		c.put(" (MODSEQ ")
 		c.num(uint64(high))
 		c.put(")")
 	}
 	c.put("\r\n")
-	return ok("Search completed")
 }
 
-func usesModSeq(k imap.SearchKey) bool {
-	if k.Op == "MODSEQ" {
-		return true
+// extendedResult saves and writes what was asked for (RFC 4731 section 3.1, RFC
+// 5182 section 2.1). The order of hits is the one that MIN and MAX mean: that of
+// the mailbox, or of SORT (RFC 5267 section 3.1).
+func (c *session) extendedResult(cmd *command, s *imap.Search, hits []hit) {
+	ret := s.Return
+	if !ret.Extended {
+		ret.All = true // RFC 9051 section 6.4.4
 	}
-	for _, s := range k.Keys {
-		if usesModSeq(s) {
-			return true
+	var ends []hit
+	if n := len(hits); n > 0 {
+		if ret.Min {
+			ends = append(ends, hits[0])
+		}
+		if ret.Max {
+			ends = append(ends, hits[n-1])
 		}
 	}
-	return false
-}
-
-// searcher tries the keys of a search on one message after the other.
-type searcher struct {
-	*session
-	now     time.Time
-	seq     uint32
-	m       mailbox.Message
-	content mailbox.Content
-	gone    bool
-	head    []byte
-	fields  message.Header
-	err     error
-}
-
-func (s *searcher) begin(i int, m mailbox.Message) {
-	s.seq, s.m = uint32(i+1), m
-}
-
-func (s *searcher) end() {
-	if s.content != nil {
-		s.content.Close()
+	whole := ret.All || ret.Count || !ret.Min && !ret.Max
+	chosen := ends
+	if whole {
+		chosen = hits
 	}
-	s.content, s.head, s.fields, s.gone = nil, nil, nil, false
-}
-
-func (s *searcher) open() bool {
-	if s.content != nil || s.gone {
-		return !s.gone
+	if ret.Save {
+		uids := make([]mailbox.UID, len(chosen))
+		for i, h := range chosen {
+			uids[i] = h.UID
+		}
+		slices.Sort(uids)
+		c.saved = nil
+		for _, u := range uids {
+			c.saved = c.saved.Add(u)
+		}
+		if !ret.Min && !ret.Max && !ret.All && !ret.Count {
+			return // RFC 5182 section 2.1: SAVE alone returns nothing
+		}
 	}
-	ctx, cancel := s.ctx()
-	defer cancel()
-	var err error
-	if s.content, err = s.srv.opt.Store.Open(ctx, s.box, s.m.UID); err != nil {
-		s.content, s.gone = nil, true
+	c.put("* ESEARCH (TAG ")
+	out := c.out.bytes()
+	*out = imap.Quote(*out, cmd.tag)
+	c.put(")")
+	if cmd.uid {
+		c.put(" UID")
 	}
-	return !s.gone
-}
-
-func (s *searcher) header() message.Header {
-	if s.fields == nil && !s.gone {
-		ctx, cancel := s.ctx()
-		defer cancel()
-		head, err := s.srv.opt.Store.Head(ctx, s.box, s.m.UID)
-		if err != nil {
-			if s.gone = fault.Is(err, fault.NotFound); !s.gone {
-				s.err = err
+	item := func(name string, n uint64) {
+		c.put(" ", name, " ")
+		c.num(n)
+	}
+	if n := len(hits); n > 0 {
+		if ret.Min {
+			item("MIN", uint64(hits[0].num(cmd.uid)))
+		}
+		if ret.Max {
+			item("MAX", uint64(hits[n-1].num(cmd.uid)))
+		}
+		if ret.All {
+			nums := make([]uint32, n)
+			for i, h := range hits {
+				nums[i] = h.num(cmd.uid)
 			}
-			return nil
-		}
-		s.head = head
-		s.fields, _ = message.ParseHeader(head)
-	}
-	return s.fields
-}
-
-func contains(set []imap.NumRange, n uint32) bool {
-	for _, r := range set {
-		if n >= r.First && n <= r.Last {
-			return true
+			c.put(" ALL ")
+			out := c.out.bytes()
+			*out = imap.FormatUIDs(*out, nums)
 		}
 	}
-	return false
-}
-
-func (s *searcher) matches(k *imap.SearchKey) bool {
-	if s.err != nil {
-		return false
+	if ret.Count {
+		item("COUNT", uint64(len(hits)))
 	}
-	has := func(f mailbox.Flags) bool { return s.m.Flags&f != 0 }
-	switch k.Op {
-	case "ALL", "OLD":
-		return true
-	case "NEW", "RECENT":
-		return false // \Recent is not kept
-	case "AND":
-		for i := range k.Keys {
-			if !s.matches(&k.Keys[i]) {
-				return false
-			}
+	if s.Key.Uses("MODSEQ") && len(chosen) > 0 { // RFC 7162 section 3.1.10
+		var high mailbox.ModSeq
+		for _, h := range chosen {
+			high = max(high, h.ModSeq)
 		}
-		return true
-	case "OR":
-		return s.matches(&k.Keys[0]) || s.matches(&k.Keys[1])
-	case "NOT":
-		return !s.matches(&k.Keys[0])
-	case "SEQ":
-		return contains(k.Set.Resolve(uint32(s.known.Len())), s.seq)
-	case "UID":
-		return contains(k.Set.Resolve(uint32(s.known.At(s.known.Len()-1).UID)), uint32(s.m.UID))
-	case "ANSWERED":
-		return has(mailbox.Answered)
-	case "UNANSWERED":
-		return !has(mailbox.Answered)
-	case "DELETED":
-		return has(mailbox.Deleted)
-	case "UNDELETED":
-		return !has(mailbox.Deleted)
-	case "DRAFT":
-		return has(mailbox.Draft)
-	case "UNDRAFT":
-		return !has(mailbox.Draft)
-	case "FLAGGED":
-		return has(mailbox.Flagged)
-	case "UNFLAGGED":
-		return !has(mailbox.Flagged)
-	case "SEEN":
-		return has(mailbox.Seen)
-	case "UNSEEN":
-		return !has(mailbox.Seen)
-	case "KEYWORD", "UNKEYWORD":
-		found := false
-		for _, w := range s.m.Keywords {
-			found = found || strings.EqualFold(w, k.Text)
-		}
-		return found == (k.Op == "KEYWORD")
-	case "LARGER":
-		return s.m.Size > k.Num
-	case "SMALLER":
-		return s.m.Size < k.Num
-	case "OLDER": // RFC 5032
-		return s.m.Internal <= s.now.Unix()-k.Num
-	case "YOUNGER":
-		return s.m.Internal >= s.now.Unix()-k.Num
-	case "MODSEQ":
-		return int64(s.m.ModSeq) >= k.Num
-	case "BEFORE", "ON", "SINCE":
-		return sameDay(k.Op, time.Unix(s.m.Internal, 0).UTC(), k.Date)
-	case "SENTBEFORE", "SENTON", "SENTSINCE":
-		v, _ := s.header().Get("Date")
-		t, err := message.ParseDate(v)
-		return err == nil && sameDay(strings.TrimPrefix(k.Op, "SENT"), t, k.Date)
-	case "BCC", "CC", "FROM", "SUBJECT", "TO":
-		return s.field(k.Op, k.Text)
-	case "HEADER":
-		return s.field(k.Text, k.Value)
-	case "BODY":
-		s.header()
-		return s.text(int64(len(s.head)), k.Text)
-	case "TEXT":
-		return s.text(0, k.Text)
+		item("MODSEQ", uint64(high))
 	}
-	return false
-}
-
-// sameDay compares days, disregarding time and zone (RFC 3501 section 6.4.4).
-func sameDay(op string, t, day time.Time) bool {
-	y, m, d := t.Date()
-	t = time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
-	switch op {
-	case "BEFORE":
-		return t.Before(day)
-	case "ON":
-		return t.Equal(day)
-	}
-	return !t.Before(day)
-}
-
-func (s *searcher) field(name, text string) bool {
-	for _, f := range s.header() {
-		if f.Is(name) && containsFold([]byte(f.Value()), text) {
-			return true
-		}
-	}
-	return false
-}
-
-func containsFold(b []byte, text string) bool {
-	return bytes.Contains(bytes.ToLower(b), bytes.ToLower([]byte(text)))
-}
-
-// text looks for a string in the message from off on, piece by piece.
-func (s *searcher) text(off int64, want string) bool {
-	if !s.open() || len(want) > 4096 {
-		return false
-	}
-	buf := make([]byte, 0, 64<<10)
-	r := io.NewSectionReader(s.content, off, math.MaxInt64-off)
-	for {
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if containsFold(buf, want) {
-			return true
-		}
-		if err != nil {
-			if err != io.EOF {
-				s.err = err
-			}
-			return false
-		}
-		if len(buf) > cap(buf)/2 {
-			keep := min(len(want), len(buf))
-			buf = buf[:copy(buf, buf[len(buf)-keep:])]
-		}
-	}
+	c.put("\r\n")
 }

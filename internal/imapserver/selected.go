@@ -101,6 +101,7 @@ func (c *session) okSelected(v *mailbox.View) {
 	c.okNumber("UIDVALIDITY", uint64(v.UIDValidity), "UIDs valid")
 	c.okNumber("UIDNEXT", uint64(v.UIDNext), "Predicted next UID")
 	c.okNumber("HIGHESTMODSEQ", uint64(v.HighestMod), "Highest")
+	c.put("* OK [MAILBOXID (", mailboxID(c.box, v), ")] Name for ever\r\n") // RFC 8474 section 4.2
 }
 
 func (c *session) untagged(n uint64, what string) {
@@ -120,7 +121,7 @@ func (c *session) leave() {
 	if c.sub != nil {
 		c.sub.Close()
 	}
-	c.sub, c.known, c.open, c.box = nil, nil, false, mailbox.Box{}
+	c.sub, c.known, c.open, c.box, c.saved = nil, nil, false, mailbox.Box{}, nil
 }
 
 // closeCommand expunges without telling, and leaves (RFC 3501 section 6.4.2).
@@ -313,7 +314,10 @@ func (c *session) resolve(set imap.NumSet, uid bool) mailbox.UIDSet {
 	}
 	n := c.known.Len()
 	var out mailbox.UIDSet
-	for _, r := range set.Resolve(uint32(n)) {
+	if set.Saved() {
+		return c.saved
+	}
+	for _, r := range uidSet(set, mailbox.UID(n)) {
 		for i := max(int64(r.First), 1); i <= min(int64(r.Last), int64(n)); i++ {
 			uid := c.known.At(int(i - 1)).UID
 			out = append(out, mailbox.UIDRange{First: uid, Last: uid})
@@ -328,6 +332,9 @@ func (c *session) resolve(set imap.NumSet, uid bool) mailbox.UIDSet {
 
 // uids turns a set of UIDs into a store's.
 func (c *session) uids(set imap.NumSet) mailbox.UIDSet {
+	if set.Saved() {
+		return c.saved
+	}
 	var last mailbox.UID
 	if n := c.known.Len(); n > 0 {
 		last = c.known.At(n - 1).UID

@@ -26,6 +26,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/auth"
 	"madmail/internal/event"
+	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 	"madmail/internal/readable"
 	"madmail/internal/task"
@@ -48,10 +49,14 @@ type Authenticator interface {
 	Allowed(a address.Addr) bool
 }
 
-// Appender takes the message of an APPEND. It reads r to its end, unless it
-// fails, and returns when the message is durable.
+// Appender takes the messages of APPEND and REPLACE.
 type Appender interface {
-	Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error)
+	// Spool takes one message. It reads r to its end, unless it fails. The caller
+	// closes the body.
+	Spool(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Arrival, error)
+	// Commit puts what Spool took into a mailbox, and removes the message replaced
+	// when it is not nil, all or nothing. It returns when that is durable.
+	Commit(ctx context.Context, to mailbox.Box, list []mailbox.Arrival, replaced *mailbox.Ref) ([]mailbox.Placed, error)
 }
 
 // Quota tells what an account uses, in octets; limit is math.MaxInt64 for none.
@@ -87,9 +92,9 @@ type Options struct {
 	// NoCompress withholds COMPRESS=DEFLATE.
 	NoCompress bool
 
-	MaxSessions     int           // in all; 20,000
-	MaxPerAddress   int           // sessions of one remote address; 2,000
-	MaxPerAccount   int           // sessions of one account; 64
+	// Limits returns the limits of the moment; nil means DefaultLimits.
+	Limits func() Limits
+
 	MaxErrors       int           // bad commands of one session; 50
 	MaxAuthFailures int           // of one session; 5
 	LoginTimeout    time.Duration // before login; 1 minute
@@ -99,6 +104,19 @@ type Options struct {
 
 	Logger *slog.Logger
 }
+
+// Limits are what one client may take. All are positive.
+type Limits struct {
+	Sessions   int // in all
+	PerAddress int // sessions of one remote address
+	PerAccount int // sessions of one account
+	Command    int // octets of a command without its literals
+	Literals   int // octets of a command's literals, the messages of APPEND aside
+	Nesting    int // of search keys
+}
+
+// DefaultLimits fit every client that we know, with room.
+var DefaultLimits = Limits{Sessions: 20_000, PerAddress: 2000, PerAccount: 64, Command: imap.MaxLine, Literals: 64 << 10, Nesting: imap.MaxNesting}
 
 func (o *Options) fill() error {
 	switch {
@@ -119,9 +137,9 @@ func (o *Options) fill() error {
 			*p = v
 		}
 	}
-	num(&o.MaxSessions, 20000)
-	num(&o.MaxPerAddress, 2000)
-	num(&o.MaxPerAccount, 64)
+	if o.Limits == nil {
+		o.Limits = func() Limits { return DefaultLimits }
+	}
 	num(&o.MaxErrors, 50)
 	num(&o.MaxAuthFailures, 5)
 	dur := func(p *time.Duration, v time.Duration) {
@@ -245,7 +263,8 @@ func (s *Server) isStopping() bool {
 func (s *Server) start(conn net.Conn, mode Mode) {
 	c := newSession(s, conn)
 	s.mu.Lock()
-	full := s.stopping || len(s.sessions) >= s.opt.MaxSessions || s.byAddr[c.remote] >= s.opt.MaxPerAddress
+	limits := s.opt.Limits()
+	full := s.stopping || len(s.sessions) >= limits.Sessions || s.byAddr[c.remote] >= limits.PerAddress
 	if !full {
 		s.sessions[c] = struct{}{}
 		s.byAddr[c.remote]++
@@ -289,7 +308,7 @@ func (s *Server) serve(c *session, resumed bool) {
 func (s *Server) enter(a address.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byAccount[a] >= s.opt.MaxPerAccount {
+	if s.byAccount[a] >= s.opt.Limits().PerAccount {
 		return false
 	}
 	s.byAccount[a]++

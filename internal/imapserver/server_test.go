@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // desk is a small house around a server: a real store, everything else fake.
 type desk struct {
-	store *maildir.Store
+	store mailbox.Store
 	bus   *event.Bus
 	quota *quota.Cache
 	srv   *Server
@@ -73,21 +73,30 @@ func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Ad
 // Allowed bans banned@x.org while it logs in.
 func (d *desk) Allowed(a address.Addr) bool { return a.Local() != "banned" }
 
-func (d *desk) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
+func (d *desk) Spool(ctx context.Context, t mailbox.Target, r io.Reader, _ int64) (mailbox.Arrival, error) {
 	w, err := d.store.NewBody(ctx)
 	if err != nil {
-		return mailbox.Placed{}, err
+		return mailbox.Arrival{}, err
 	}
 	defer w.Abort()
 	if _, err := io.Copy(w, r); err != nil {
-		return mailbox.Placed{}, err
+		return mailbox.Arrival{}, err
 	}
 	b, err := w.Seal()
+	return mailbox.Arrival{Body: b, Flags: t.Flags, Keywords: t.Keywords, Internal: t.Internal}, err
+}
+
+func (d *desk) Commit(ctx context.Context, to mailbox.Box, list []mailbox.Arrival, replaced *mailbox.Ref) ([]mailbox.Placed, error) {
+	return d.store.Add(ctx, to, list, replaced)
+}
+
+func (d *desk) Append(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error) {
+	a, err := d.Spool(ctx, t, r, size)
 	if err != nil {
 		return mailbox.Placed{}, err
 	}
-	defer b.Close()
-	p, err := d.store.Deliver(ctx, []mailbox.Target{t}, b)
+	defer a.Body.Close()
+	p, err := d.store.Deliver(ctx, []mailbox.Target{t}, a.Body)
 	if err != nil {
 		return mailbox.Placed{}, err
 	}
@@ -129,11 +138,11 @@ func build(t testing.TB, mode Mode, change func(*Options)) *desk {
 	t.Helper()
 	d := &desk{bus: event.New(), meta: map[string]string{" /shared/comment": "hello", " /shared/vendor/deltachat/turn": "host:3478:1:ä"}}
 	d.quota = quota.New(func(address.Addr) int64 { return 1 << 20 })
-	var err error
-	d.store, err = maildir.Open(context.Background(), maildir.Options{Dir: t.TempDir(), Used: d.quota.Add, Changed: d.bus.Publish})
+	store, err := maildir.Open(context.Background(), maildir.Options{Dir: t.TempDir(), Used: d.quota.Add, Changed: d.bus.Publish})
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.store = store
 	opt := Options{
 		Auth: d, Store: d.store, Append: d, Bus: d.bus, Quota: d.quota, Metadata: d, TLS: testTLS(),
 		Hostname: func() string { return "mx.test" }, Tokens: func() []string { return []string{"XCHATMAIL"} },
@@ -161,7 +170,7 @@ func build(t testing.TB, mode Mode, change func(*Options)) *desk {
 		wg.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := errors.Join(d.srv.Stop(ctx), d.store.Close(ctx)); err != nil {
+		if err := errors.Join(d.srv.Stop(ctx), store.Close(ctx)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -281,10 +290,10 @@ func (c *client) login(who string) {
 	}
 }
 
-// TestDialogs plays testdata/*.dialog: "C: " is sent, "S: " expected, "/…/" is a
+// TestDialogs plays test/dialog/imap/*.dialog: "C: " is sent, "S: " expected, "/…/" is a
 // regular expression, "deliver" puts a message into alice's INBOX.
 func TestDialogs(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.dialog")
+	files, err := filepath.Glob("../../test/dialog/imap/*.dialog")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
@@ -296,7 +305,8 @@ func TestDialogs(t *testing.T) {
 			}
 			d := build(t, STARTTLS, nil)
 			c := d.dial(t)
-			unquote := strings.NewReplacer(`\r`, "\r", `\n`, "\n")
+			unquote := strings.NewReplacer(`\r`, "\r", `\n`, "\n", `\x00`, "\x00")
+			quote := strings.NewReplacer("\r\n", `\r\n`, "\x02", `\x02`, "\x03", `\x03`, "\x04", `\x04`)
 			for n, line := range strings.Split(string(text), "\n") {
 				kind, arg, _ := strings.Cut(line, ": ")
 				switch {
@@ -310,7 +320,7 @@ func TestDialogs(t *testing.T) {
 				case kind == "compress":
 					c.compress()
 				case kind == "S":
-					got := strings.ReplaceAll(c.line(), "\r\n", `\r\n`)
+					got := quote.Replace(c.line())
 					if re, ok := strings.CutPrefix(arg, "/"); ok {
 						if !regexp.MustCompile("^" + strings.TrimSuffix(re, "/") + "$").MatchString(got) {
 							t.Fatalf("line %d: got %q, want %s", n+1, got, arg)
@@ -806,7 +816,10 @@ func newRand(seed uint64) func(int) int {
 
 func FuzzSession(f *testing.F) {
 	for _, s := range []string{"a LOGIN x y\r\n", "a SELECT INBOX\r\nb FETCH 1:* (FLAGS BODY[])\r\n", "a IDLE\r\nDONE\r\n", "a APPEND INBOX (\\Seen) {5}\r\nhello\r\n",
-		"a UID SEARCH OR SEEN NOT (FROM {1}\r\nx)\r\n", "a COMPRESS DEFLATE\r\n\x00\x01", "a STORE 1 +FLAGS (x)\r\nb EXPUNGE\r\n", "a LIST \"\" *%*\r\n"} {
+		"a UID SEARCH OR SEEN NOT (FROM {1}\r\nx)\r\n", "a COMPRESS DEFLATE\r\n\x00\x01", "a STORE 1 +FLAGS (x)\r\nb EXPUNGE\r\n", "a LIST \"\" *%*\r\n",
+		"a APPEND INBOX {1+}\r\nx (\\Seen) ~{1+}\r\ny\r\nb REPLACE 1 INBOX {1+}\r\nz\r\n", "a APPEND INBOX UTF8 (~{1+}\r\nx)\r\n",
+		"a SORT (SUBJECT REVERSE DATE) UTF-8 ALL\r\nb THREAD REFERENCES UTF-8 TEXT x\r\n", "a SEARCH RETURN (SAVE) BODY x\r\nb FETCH $ (BINARY[1] PREVIEW EMAILID)\r\n",
+		"a LIST (SUBSCRIBED RECURSIVEMATCH) \"\" (%) RETURN (STATUS (SIZE))\r\n"} {
 		for st := range uint8(3) {
 			f.Add([]byte(s), st)
 		}

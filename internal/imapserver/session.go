@@ -57,6 +57,7 @@ type session struct {
 	until    time.Time // of the present wait
 	failures int
 	errors   int
+	parting  bool // LOGOUT was answered
 
 	box       mailbox.Box
 	open      bool // a mailbox is selected
@@ -67,6 +68,8 @@ type session struct {
 	qresync   bool // RFC 7162: VANISHED instead of EXPUNGE
 	rev2      bool // RFC 9051
 	utf8      bool // RFC 6855
+
+	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
 }
 
 // command is one command on its way.
@@ -127,6 +130,9 @@ func init() {
 		"COPY":   {(*session).copy, selected, false}, "MOVE": {(*session).move, selected, false},
 		"UID FETCH": {(*session).fetch, selected, false}, "UID STORE": {(*session).store, selected, false},
 		"UID SEARCH": {(*session).search, selected, false}, "UID COPY": {(*session).copy, selected, false},
+		"SORT": {(*session).sort, selected, true}, "UID SORT": {(*session).sort, selected, false},
+		"THREAD": {(*session).thread, selected, true}, "UID THREAD": {(*session).thread, selected, false},
+		"REPLACE": {(*session).replace, selected, false}, "UID REPLACE": {(*session).replace, selected, false},
 		"UID MOVE": {(*session).move, selected, false}, "UID EXPUNGE": {(*session).expunge, selected, false},
 	}
 }
@@ -278,10 +284,28 @@ func (c *session) close() {
 	c.idling.Store(false)
 	_ = c.flush()
 	c.unwatch()
+	if c.parting {
+		c.part()
+	}
 	c.conn.Close()
 	c.wire.discard()
 	c.out.release()
 	c.srv.remove(c)
+}
+
+// patience is how long a client that said LOGOUT has to close its side.
+const patience = 500 * time.Millisecond
+
+// part says that nothing more comes and reads what is still on its way. A socket that
+// is closed with something to read resets the connection, and the client loses the
+// end of what it was told: the last octets of a compressed command are enough.
+func (c *session) part() {
+	if half, ok := c.conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		return
+	}
+	if c.conn.SetReadDeadline(time.Now().Add(patience)) == nil {
+		_, _ = io.CopyN(io.Discard, c.conn, 64<<10)
+	}
 }
 
 func (c *session) flush() error {
@@ -387,16 +411,16 @@ func (c *session) farewell(err error) {
 	}
 }
 
-// maxLiteral bounds the literals of a command other than APPEND's message.
-const maxLiteral = 64 << 10
+func (c *session) maxCommand() int { return c.srv.opt.Limits().Command }
 
 // read reads a command with its literals. The message of an APPEND is left on
 // the wire: its handler streams it.
 func (c *session) read() (*command, error) {
-	line, err := c.wire.line(imap.MaxLine, true)
+	line, err := c.wire.line(c.maxCommand, true)
 	if err != nil {
 		return nil, err
 	}
+	limits := c.srv.opt.Limits()
 	text := string(line)
 	var literals [][]byte
 	total := 0
@@ -409,7 +433,7 @@ func (c *session) read() (*command, error) {
 		if c.isAppend(text, literals) {
 			break
 		}
-		if total += int(min(size, maxLiteral+1)); total > maxLiteral {
+		if total += int(min(size, int64(limits.Literals)+1)); total > limits.Literals {
 			if !sync {
 				return nil, errLineTooLong
 			}
@@ -436,11 +460,11 @@ func (c *session) read() (*command, error) {
 			got += n
 		}
 		literals = append(literals, lit)
-		rest, err := c.wire.line(imap.MaxLine, false)
+		rest, err := c.wire.line(c.maxCommand, false)
 		if err != nil {
 			return nil, err
 		}
-		if text += string(rest); len(text) > imap.MaxLine {
+		if text += string(rest); len(text) > limits.Command {
 			return nil, errLineTooLong
 		}
 	}
@@ -472,7 +496,7 @@ func trailingLiteral(text string) (size int64, sync, found bool) {
 // parseCommand takes tag and name off. A command without a tag gets "*".
 func (c *session) parseCommand(text string, literals [][]byte) *command {
 	p := imap.NewParser(text, literals)
-	p.UTF8 = c.utf8
+	p.UTF8, p.Nesting = c.utf8, c.srv.opt.Limits().Nesting
 	cmd := &command{tag: p.Tag(), p: p}
 	if p.Err() != nil {
 		cmd.tag = "*"

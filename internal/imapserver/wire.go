@@ -218,9 +218,9 @@ func (in *input) drop() {
 	in.dec = inflate.Decoder{}
 }
 
-// line reads up to a line feed, at most limit octets, and returns it without
+// line reads up to a line feed, at most limit octets as it is when they come, and returns it without
 // the line end. A bare line feed ends a line too: some clients send it.
-func (w *wire) line(limit int, idle bool) ([]byte, error) {
+func (w *wire) line(limit func() int, idle bool) ([]byte, error) {
 	var long []byte
 	for {
 		if w.buf != nil {
@@ -233,7 +233,7 @@ func (w *wire) line(limit int, idle bool) ([]byte, error) {
 				}
 				return l, nil
 			}
-			if len(long)+len(have) > limit {
+			if len(long)+len(have) > limit() {
 				return nil, errLineTooLong
 			}
 			if len(have) == len(*w.buf) {

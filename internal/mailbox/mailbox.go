@@ -49,12 +49,34 @@ const (
 // Message is what a view knows of one message. Keywords is sorted and shared:
 // callers must not change it.
 type Message struct {
-	UID      UID
+	UID UID
+	// Saved is when the message came into this mailbox, in unix seconds; 0 means
+	// at Internal, as of mail that was delivered. See SavedAt.
+	Saved    uint32
 	Size     int64 // octets as stored, CRLF line ends
 	Internal int64 // INTERNALDATE, unix seconds
 	ModSeq   ModSeq
 	Flags    Flags
 	Keywords []string
+}
+
+// SavedAt returns when the message came into its mailbox, in unix seconds (RFC
+// 8514): by delivery, APPEND, COPY or MOVE.
+func (m Message) SavedAt() int64 {
+	if m.Saved == 0 {
+		return m.Internal
+	}
+	return int64(m.Saved)
+}
+
+// Arrived returns m as it is in a mailbox that it comes into at now, in unix
+// seconds.
+func (m Message) Arrived(now int64) Message {
+	m.Saved = 0
+	if now != m.Internal {
+		m.Saved = uint32(min(max(now, 1), 1<<32-1))
+	}
+	return m
 }
 
 // UIDRange is an inclusive range of UIDs, First <= Last.
@@ -78,6 +100,8 @@ type Body interface {
 // memory, larger ones go to a file on the store's file system.
 type BodyWriter interface {
 	io.Writer
+	// ReaderAt reads what was written so far, until Seal or Abort.
+	io.ReaderAt
 	// Seal ends the writing. Afterwards only the Body is used.
 	Seal() (Body, error)
 	// Abort drops everything written. After Seal it does nothing.
@@ -90,6 +114,20 @@ type Target struct {
 	Flags    Flags
 	Keywords []string
 	Internal time.Time // zero: now
+}
+
+// Arrival is one message of an Add, and how it looks.
+type Arrival struct {
+	Body     Body
+	Flags    Flags
+	Keywords []string
+	Internal time.Time // zero: now
+}
+
+// Ref names a stored message.
+type Ref struct {
+	Box Box
+	UID UID
 }
 
 // Placed says what became of one Target.
@@ -171,6 +209,14 @@ type Store interface {
 	// error is not nil only when every target failed for the same reason.
 	Deliver(ctx context.Context, to []Target, b Body) ([]Placed, error)
 
+	// Add puts messages into one mailbox, in their order, and removes the message
+	// replaced, if it is not nil: all of it as one change, or nothing. No view
+	// shows a part of it, and no crash leaves one. It does not close the bodies.
+	// Asked for nothing it does nothing.
+	//
+	// The error is fault.NotFound also when the replaced message is not there.
+	Add(ctx context.Context, to Box, list []Arrival, replaced *Ref) ([]Placed, error)
+
 	// View returns the present state of a mailbox. Taking it is cheap.
 	View(ctx context.Context, b Box) (*View, error)
 	// Open opens the content of a message.
@@ -185,7 +231,8 @@ type Store interface {
 	// Expunge removes the messages of set; with onlyDeleted those alone that
 	// have \Deleted. It returns the removed UIDs in ascending order.
 	Expunge(ctx context.Context, b Box, set UIDSet, onlyDeleted bool) ([]UID, error)
-	// Copy copies messages with flags and internal date, in order of UID, all or none.
+	// Copy copies messages with flags and internal date, in order of UID, all or
+	// none. The copies are saved now.
 	Copy(ctx context.Context, from, to Box, set UIDSet) (Copied, error)
 	// Move is Copy and Expunge as one change.
 	Move(ctx context.Context, from, to Box, set UIDSet) (Copied, error)

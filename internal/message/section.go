@@ -24,20 +24,9 @@ const (
 // ok is false when there is no such section: a part that does not exist, HEADER
 // or TEXT of a part that is not a message, MIME of the message itself.
 func (p *Part) Section(path []int, kind SectionKind) (off, size int64, ok bool) {
-	part := false // p is looked at as a part, not as a message
-	for _, n := range path {
-		if part && p.Message != nil {
-			p, part = p.Message, false
-		}
-		switch {
-		case n >= 1 && n <= len(p.Parts):
-			p = p.Parts[n-1]
-		case n == 1 && !part && len(p.Parts) == 0:
-			// A message without parts has itself as part 1.
-		default:
-			return 0, 0, false
-		}
-		part = true
+	p, part, ok := p.find(path)
+	if !ok {
+		return 0, 0, false
 	}
 	if kind == HeaderOnly || kind == TextOnly {
 		if part {
@@ -59,6 +48,57 @@ func (p *Part) Section(path []int, kind SectionKind) (off, size int64, ok bool) 
 		return p.HeaderOffset, p.HeaderSize, true
 	}
 	return 0, 0, false
+}
+
+// find follows part numbers. part says that the result is meant as a part, and
+// not as the message it may hold.
+func (p *Part) find(path []int) (found *Part, part, ok bool) {
+	for _, n := range path {
+		if part && p.Message != nil {
+			p, part = p.Message, false
+		}
+		switch {
+		case n >= 1 && n <= len(p.Parts):
+			p = p.Parts[n-1]
+		case n == 1 && !part && len(p.Parts) == 0:
+			// A message without parts has itself as part 1.
+		default:
+			return nil, false, false
+		}
+		part = true
+	}
+	return p, part, true
+}
+
+// Find returns the part with the number path, counted from 1 on each level, as
+// the whole of Section means it. The empty path is the message itself.
+func (p *Part) Find(path []int) (*Part, bool) {
+	found, _, ok := p.find(path)
+	return found, ok
+}
+
+// Leaves calls f for every part that has no parts, in their order, until f
+// returns false. Of a message within the message it calls f for the part that
+// holds it, and then for the leaves of it.
+func (p *Part) Leaves(f func(*Part) bool) bool {
+	for _, c := range p.Parts {
+		if !c.Leaves(f) {
+			return false
+		}
+	}
+	if len(p.Parts) > 0 {
+		return true
+	}
+	return f(p) && (p.Message == nil || p.Message.Leaves(f))
+}
+
+// Param returns the value of a parameter of the part's type, whose name is in
+// lower case, or "".
+func (p *Part) Param(name string) string { return paramValue(p.Params, name) }
+
+// Body reads the body of p from the message r, with its transfer encoding undone.
+func (p *Part) Body(r io.ReaderAt) io.Reader {
+	return Decode(io.NewSectionReader(r, p.BodyOffset, p.BodySize), p.Encoding)
 }
 
 // firstRead is how much of a message is read to find its header: one page

@@ -10,10 +10,8 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
-	"madmail/internal/peers"
-	"madmail/internal/policy"
-	"madmail/internal/queue"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
 )
@@ -47,11 +45,15 @@ type Desk struct {
 	ProxyPassword func(cipher string) (string, error)
 	// TURN reports whether the configuration has calls relayed.
 	TURN func() bool
-	// Where mail goes to and comes from.
-	Policy     *policy.Store
-	Peers      *peers.Store
-	Queue      *queue.Queue
-	QueueFacts func() QueueFacts
+	// Federation is the way to other servers.
+	Federation Federation
+	// Push tells how the wake-ups go; ResetPush forgets that they failed.
+	Push      func() PushFacts
+	ResetPush func()
+	// Exchangers are where mail is fetched.
+	Exchangers *exchange.Store
+	// Keys sign what goes there.
+	Keys Keys
 	// Keeper removes what is old.
 	Keeper *upkeep.Keeper
 	// Storage tells what the server takes. It reads kept counters where it can.
@@ -203,6 +205,10 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.get", "Show one setting", d.settingsGet)
 	Define(t, "settings.set", "Store a setting", d.settingsSet)
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
+	d.defineFederation(t)
+	d.defineDKIM(t)
+	d.defineExchangers(t)
+	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)
@@ -235,28 +241,6 @@ func NewTable(d *Desk) Table {
 	Define(t, "tasks.list", "List the tasks that keep the house in order", d.tasks)
 	Define(t, "tasks.run", "Run one task now", d.taskRun)
 	Define(t, "tasks.run-all", "Run all tasks that are switched on", d.taskRunAll)
-	Define(t, "federation", "Show or change from whom mail is taken and to whom it is sent", d.federation)
-	Define(t, "federation.add", "Make an exception to the policy", d.ruleAdd)
-	Define(t, "federation.remove", "Take back an exception", d.ruleRemove)
-	Define(t, "federation.flush", "Take back all exceptions", d.ruleFlush)
-	Define(t, "federation.dismissals", "List the domains whose mail is dropped in silence", d.dismissals)
-	Define(t, "federation.dismiss", "Drop mail to a domain in silence", d.dismiss)
-	Define(t, "federation.undismiss", "Bring mail to a domain again", d.undismiss)
-	Define(t, "federation.dismiss-flush", "Dismiss nobody any more", d.dismissFlush)
-	Define(t, "federation.transports", "List the domains with ways of their own", d.transports)
-	Define(t, "federation.transports-set", "Say by which ways mail may go to a domain", d.transportsSet)
-	Define(t, "federation.peers", "Tell what happened with other servers", d.peers)
-	Define(t, "endpoints.list", "List the domains that are reached elsewhere", d.overrides)
-	Define(t, "endpoints.get", "Show where a domain is reached", d.overrideGet)
-	Define(t, "endpoints.set", "Say where a domain is reached", d.overrideSet)
-	Define(t, "endpoints.remove", "Let the DNS say where a domain is reached", d.overrideRemove)
-	Define(t, "queue.status", "Tell how the queue to other servers is", d.queueStatus)
-	Define(t, "queue.list", "List the messages that wait", d.queueList)
-	Define(t, "queue.show", "Show one of them", d.queueShow)
-	Define(t, "queue.remove", "Take one out; its sender is not told", d.queueRemove)
-	Define(t, "queue.purge", "Take many out; their senders are not told", d.queuePurge)
-	Define(t, "queue.retry", "Try again now", d.queueRetry)
-	Define(t, "openrelay", "Show or change whether strangers may send through this server", d.openRelay)
 	Define(t, "tokens.create", "Make a registration token", d.tokenCreate)
 	Define(t, "tokens.list", "List the registration tokens", d.tokenList)
 	Define(t, "tokens.status", "Show one registration token", d.tokenStatus)

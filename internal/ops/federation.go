@@ -2,7 +2,8 @@ package ops
 
 import (
 	"context"
-	"strconv"
+	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -14,361 +15,378 @@ import (
 	"madmail/internal/settings"
 )
 
-// DomainName names another server.
+// DomainName names a domain.
 type DomainName struct {
 	Domain string `json:"domain"`
 }
 
-// FederationRule is an exception to the policy.
-type FederationRule struct {
-	Domain    string `json:"domain"`
-	Action    string `json:"action"` // block where all others are accepted, else allow
-	Added     string `json:"added"`  // date
-	CreatedAt int64  `json:"created_at"`
+// FederationPolicy is ACCEPT or REJECT; "" asks.
+type FederationPolicy struct {
+	Policy string `json:"policy"`
 }
 
-// Federation is from whom mail is taken and to whom it is sent.
-type Federation struct {
-	Enabled bool             `json:"enabled"`
-	Policy  string           `json:"policy"` // ACCEPT or REJECT
-	Rules   []FederationRule `json:"rules"`
-}
-
-// FederationChange switches federation or changes its policy; nil leaves it.
+// FederationChange is the outcome of a change to the rules or the dismissals.
 type FederationChange struct {
-	Enabled *bool   `json:"enabled"`
-	Policy  *string `json:"policy"`
-}
-
-// Ruled says what became of a list of domains.
-type Ruled struct {
 	Domain    string `json:"domain,omitempty"`
 	Action    string `json:"action,omitempty"`
+	Policy    string `json:"policy,omitempty"`
 	Total     int    `json:"total"`
 	Remaining int    `json:"remaining"`
 	Flushed   int    `json:"flushed,omitempty"`
 }
 
-// Dismissed is a domain whose mail is dropped in silence.
-type Dismissed struct {
+// FederationRule is an exception to the policy.
+type FederationRule struct {
 	Domain string `json:"domain"`
-	Added  string `json:"added"`
+	Action string `json:"action,omitempty"`
+	Added  string `json:"added"` // RFC 3339, UTC
+	// What was said about ways to the domain: allow, block or "".
+	HTTPS string `json:"https"`
+	HTTP  string `json:"http"`
+	SMTP  string `json:"smtp"`
 }
 
-// TransportsOf says by which ways mail may go to a domain: "" where nothing was
-// said, "allow" or "block".
-type TransportsOf struct {
+// FederationRules are the policy and its exceptions.
+type FederationRules struct {
+	Policy string           `json:"policy"`
+	Rules  []FederationRule `json:"rules"`
+}
+
+// Dismissals are the domains to which mail is dropped.
+type Dismissals struct {
+	Domains []FederationRule `json:"domains"`
+	Total   int              `json:"total"`
+}
+
+// Traffic is what happened with one other server.
+type Traffic struct {
 	Domain     string `json:"domain"`
-	HTTPS      string `json:"https"`
-	HTTP       string `json:"http"`
-	SMTP       string `json:"smtp"`
-	RelaxedTLS bool   `json:"relaxed_tls"`
+	Delivered  int64  `json:"successful_deliveries"`
+	Queued     int64  `json:"queued_messages"`
+	FailedHTTP int64  `json:"failed_http"`
+	FailedTLS  int64  `json:"failed_https"`
+	FailedSMTP int64  `json:"failed_smtp"`
+	OverHTTP   int64  `json:"success_http"`
+	OverTLS    int64  `json:"success_https"`
+	OverSMTP   int64  `json:"success_smtp"`
+	Inbound    int64  `json:"inbound_deliveries"`
+	Sent       int64  `json:"sent"`
+	Failed     int64  `json:"failed"`
+	LatencyMS  int64  `json:"latency_ms"` // mean, from acceptance to delivery
+	LastActive string `json:"last_active"`
+	// The same for programs: with fractions, and in unix seconds, 0 for never.
+	MeanLatency    float64 `json:"mean_latency_ms"`
+	LastActiveUnix int64   `json:"last_active_unix"`
+	// Trouble is why the server cannot be reached at present, or "".
+	Trouble string `json:"trouble,omitempty"`
 }
 
-// Peer is what happened with another server.
-type Peer struct {
-	Domain               string  `json:"domain"`
-	QueuedMessages       int64   `json:"queued_messages"`
-	FailedHTTP           int64   `json:"failed_http"`
-	FailedHTTPS          int64   `json:"failed_https"`
-	FailedSMTP           int64   `json:"failed_smtp"`
-	SuccessHTTP          int64   `json:"success_http"`
-	SuccessHTTPS         int64   `json:"success_https"`
-	SuccessSMTP          int64   `json:"success_smtp"`
-	InboundDeliveries    int64   `json:"inbound_deliveries"`
-	SuccessfulDeliveries int64   `json:"successful_deliveries"`
-	MeanLatency          float64 `json:"mean_latency_ms"`
-	LastActive           int64   `json:"last_active"`
-	// As earlier documents name them.
-	Sent    int64   `json:"sent"`
-	Failed  int64   `json:"failed"`
-	Latency float64 `json:"latency_ms"`
+// TransportPolicy says how mail may go to a domain. "" leaves or asks.
+type TransportPolicy struct {
+	Domain string `json:"domain"`
+	HTTPS  string `json:"https"`
+	HTTP   string `json:"http"`
+	SMTP   string `json:"smtp"`
+	TLS    string `json:"tls"` // strict or relaxed
 }
 
-// Override is where a domain is really reached.
-type Override struct {
+// Endpoint says where a domain is reached instead of where the DNS says.
+type Endpoint struct {
 	Key     string `json:"lookup_key"`
 	Target  string `json:"target_host"`
 	Comment string `json:"comment"`
-	Created string `json:"created_at,omitempty"`
-	Updated string `json:"updated_at,omitempty"`
+	Created string `json:"created_at"`
+	Updated string `json:"updated_at"`
 }
 
-// QueueStatus is the queue as a whole.
+// QueueStatus tells about the outbound queue.
 type QueueStatus struct {
-	Count         int    `json:"count"`
-	Delivering    int    `json:"delivering"`
-	Destinations  int    `json:"destinations"`
-	SetAside      int    `json:"set_aside"`
-	OldestExpires string `json:"oldest_expires,omitempty"`
-	QueueFacts
+	Path         string  `json:"path"`
+	Count        int     `json:"count"`
+	InFlight     int     `json:"in_flight"`
+	Destinations int     `json:"destinations"`
+	Broken       int     `json:"broken"`
+	Oldest       string  `json:"oldest,omitempty"`
+	MaxTries     int     `json:"max_tries"`
+	Parallel     int     `json:"max_parallelism"`
+	InitialRetry int64   `json:"initial_retry_secs"`
+	Scale        float64 `json:"retry_time_scale"`
+	Lifetime     int64   `json:"max_delivery_secs"`
+	Delay        int64   `json:"post_init_delay_secs"`
 }
 
-// QueueFacts are how the queue is configured.
-type QueueFacts struct {
-	Path           string  `json:"path"`
-	MaxTries       int     `json:"max_tries"`
-	MaxParallelism int     `json:"max_parallelism"`
-	InitialRetry   float64 `json:"initial_retry_secs"`
-	Scale          float64 `json:"retry_time_scale"`
-	MaxDelivery    float64 `json:"max_delivery_secs"`
-	PostInitDelay  float64 `json:"post_init_delay_secs"`
-}
-
-// QueueEntry is a message that waits for another server. Times are unix seconds.
+// QueueEntry is one entry of the queue.
 type QueueEntry struct {
-	ID          string   `json:"id"`
-	From        string   `json:"mail_from"`
-	To          string   `json:"rcpt_to"` // the first one
-	Recipients  []string `json:"recipients"`
-	Destination string   `json:"destination"`
-	Tries       int      `json:"tries_count"`
-	Queued      int64    `json:"queued_at_unix"`
-	Last        int64    `json:"last_attempt_unix"`
-	Next        int64    `json:"next_attempt_unix"`
-	Expires     int64    `json:"expires_unix"`
-	LastError   *string  `json:"last_error"`
-	BodyBytes   int64    `json:"body_bytes"`
-	Delivering  bool     `json:"delivering"`
-	Deleted     bool     `json:"deleted,omitempty"`
-}
-
-// QueuePick picks entries. Zero values pick all.
-type QueuePick struct {
-	ID        string `json:"id"`
-	Domain    string `json:"domain"`
-	Sender    string `json:"sender"`
-	Recipient string `json:"recipient"`
-	Limit     int    `json:"limit"`
-	Offset    int    `json:"offset"`
+	ID       string   `json:"id"`
+	From     string   `json:"mail_from"`
+	To       []string `json:"rcpt_to"`
+	Domain   string   `json:"domain"`
+	Tries    int      `json:"tries_count"`
+	Queued   int64    `json:"queued_at_unix"`
+	Last     int64    `json:"last_attempt_unix"`
+	Next     int64    `json:"next_attempt_unix"`
+	Expires  int64    `json:"expires_unix"`
+	Error    string   `json:"last_error,omitempty"`
+	InFlight bool     `json:"in_flight"`
+	Bytes    int64    `json:"body_bytes"`
+	Path     string   `json:"path,omitempty"`
+	Deleted  bool     `json:"deleted,omitempty"`
 }
 
 // QueueList is a part of the queue.
 type QueueList struct {
 	Path    string       `json:"path"`
-	Count   int          `json:"count"` // in all
+	Count   int          `json:"count"`
 	Entries []QueueEntry `json:"entries"`
 }
 
-// QueueDone says how many entries a command was about.
-type QueueDone struct {
-	Path    string `json:"path"`
-	Deleted int    `json:"deleted"`
-	Retried int    `json:"retried,omitempty"`
+// QueueFilter picks entries: by destination, sender or recipient; "" picks all.
+type QueueFilter struct {
+	Domain, Sender, Recipient string
+	Limit                     int
 }
 
-// OpenRelay is whether strangers may send through this server.
-type OpenRelay struct {
-	Allowed        bool   `json:"allowed"`
-	FileDefault    bool   `json:"file_default"`
-	DBOverride     *bool  `json:"db_override"`
-	ReloadRequired bool   `json:"reload_required"`
-	Applied        string `json:"applied,omitempty"`
+// QueueID names an entry.
+type QueueID struct{ ID string }
+
+// Federation is what the desk needs of the way to other servers.
+type Federation struct {
+	Policy *policy.Store
+	Peers  *peers.Store
+	Queue  *queue.Queue
+	// Trouble returns why destinations cannot be reached at present.
+	Trouble func() map[address.Domain]string
+	// Limits are the parts of QueueStatus that the configuration decides.
+	Limits func() QueueStatus
 }
 
-func (d *Desk) federation(ctx context.Context, p FederationChange) (Federation, error) {
-	var changes []settings.Change
-	if p.Enabled != nil {
-		changes = append(changes, settings.Change{Key: settings.FederationEnabled, Value: strconv.FormatBool(*p.Enabled)})
-	}
-	if p.Policy != nil {
-		changes = append(changes, settings.Change{Key: settings.FederationPolicy, Value: *p.Policy})
-	}
-	if len(changes) > 0 {
-		if _, err := d.Change(ctx, changes...); err != nil {
-			return Federation{}, err
+func (d *Desk) defineFederation(t Table) {
+	Define(t, "federation.policy", "Show or change what happens to servers without a rule", d.federationPolicy)
+	Define(t, "federation.rule", "Add an exception to the policy", d.federationRule)
+	Define(t, "federation.remove", "Remove an exception", d.federationRemove)
+	Define(t, "federation.flush", "Remove all exceptions", d.federationFlush)
+	Define(t, "federation.list", "List policy and exceptions", d.federationList)
+	Define(t, "federation.status", "Tell what happened with other servers", d.federationStatus)
+	Define(t, "federation.dismiss", "Accept mail to a domain and drop it", d.dismiss)
+	Define(t, "federation.undismiss", "Send mail to a domain again", d.undismiss)
+	Define(t, "federation.dismiss-list", "List the domains to which mail is dropped", d.dismissList)
+	Define(t, "federation.dismiss-flush", "Drop mail to nobody any more", d.dismissFlush)
+	Define(t, "federation.transports", "Show or change how mail may go to a domain", d.transports)
+	Define(t, "endpoints.list", "List where domains are reached", d.endpointList)
+	Define(t, "endpoints.get", "Show where a domain is reached", d.endpointGet)
+	Define(t, "endpoints.set", "Say where a domain is reached", d.endpointSet)
+	Define(t, "endpoints.remove", "Reach a domain where the DNS says", d.endpointRemove)
+	Define(t, "queue.status", "Tell about the outbound queue", d.queueStatus)
+	Define(t, "queue.list", "List what waits for other servers", d.queueList)
+	Define(t, "queue.show", "Show one entry of the queue", d.queueShow)
+	Define(t, "queue.remove", "Remove an entry of the queue", d.queueRemove)
+	Define(t, "queue.purge", "Remove entries of the queue", d.queuePurge)
+	Define(t, "queue.retry", "Try entries again now", d.queueRetry)
+	Define(t, "queue.why", "Tell why mail to a domain waits", d.queueWhy)
+}
+
+func (d *Desk) policyName() string { return d.Settings.Current().Enum(settings.FederationPolicy) }
+
+func (d *Desk) federationPolicy(ctx context.Context, p FederationPolicy) (FederationPolicy, error) {
+	if p.Policy != "" {
+		if _, err := d.settingsSet(ctx, SettingName{Name: string(settings.FederationPolicy), Value: strings.ToUpper(p.Policy)}); err != nil {
+			return FederationPolicy{}, err
 		}
 	}
-	s := d.Settings.Current()
-	f := Federation{Enabled: s.Bool(settings.FederationEnabled), Policy: s.Enum(settings.FederationPolicy), Rules: []FederationRule{}}
-	for _, r := range d.Policy.Rules() {
-		f.Rules = append(f.Rules, FederationRule{Domain: r.Domain.Host(), Action: d.ruleAction(), Added: r.Added.UTC().Format(time.DateOnly), CreatedAt: r.Added.Unix()})
-	}
-	return f, nil
+	return FederationPolicy{Policy: d.policyName()}, nil
 }
 
-// ruleAction is what a rule does under the present policy.
-func (d *Desk) ruleAction() string {
-	if d.Settings.Current().Enum(settings.FederationPolicy) == "REJECT" {
+// action is what a rule means under the present policy.
+func (d *Desk) action() string {
+	if d.policyName() == "REJECT" {
 		return "allow"
 	}
 	return "block"
 }
 
-// plain is a domain as operators write it: without brackets.
-func plain(name string) (string, error) {
-	x, err := address.ParseDomain(strings.TrimSpace(name))
-	if err != nil {
-		return "", fault.Newf(fault.Invalid, "%.80q is not a domain", name)
+// ruleAction is a rule and what its author thinks that it means.
+type ruleAction struct{ Domain, Action string }
+
+func (d *Desk) federationRule(ctx context.Context, p ruleAction) (FederationChange, error) {
+	if p.Action != "" && p.Action != d.action() {
+		return FederationChange{}, fault.WithHint(
+			fault.Newf(fault.Invalid, "under the policy %s a rule means %s, not %s", d.policyName(), d.action(), p.Action),
+			"change the policy first: madmail federation policy accept|reject")
 	}
-	return x.Host(), nil
+	err := d.Federation.Policy.AddRule(ctx, p.Domain)
+	return FederationChange{Domain: p.Domain, Action: d.action(), Total: len(d.Federation.Policy.Rules())}, err
 }
 
-// RuleChange adds an exception. Action, when set, must fit the policy.
-type RuleChange struct {
-	Domain string `json:"domain"`
-	Action string `json:"action"`
+func (d *Desk) federationRemove(ctx context.Context, p DomainName) (FederationChange, error) {
+	err := d.Federation.Policy.RemoveRule(ctx, p.Domain)
+	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Rules())}, err
 }
 
-func (d *Desk) ruleAdd(ctx context.Context, p RuleChange) (Ruled, error) {
-	name, err := plain(p.Domain)
-	if err != nil {
-		return Ruled{}, err
-	}
-	if does := d.ruleAction(); p.Action != "" && p.Action != does {
-		want := map[string]string{"block": "accept", "allow": "reject"}[p.Action]
-		return Ruled{}, fault.WithHint(fault.Newf(fault.Refused, "under this policy every rule is to %s", does), `"madmail federation policy `+want+`" comes first`)
-	}
-	if err := d.Policy.AddRule(ctx, name); err != nil {
-		return Ruled{}, err
-	}
-	n := len(d.Policy.Rules())
-	return Ruled{Domain: name, Action: d.ruleAction(), Total: n, Remaining: n}, nil
+func (d *Desk) federationFlush(ctx context.Context, _ none) (FederationChange, error) {
+	n, err := d.Federation.Policy.FlushRules(ctx)
+	return FederationChange{Flushed: n, Total: len(d.Federation.Policy.Rules())}, err
 }
 
-func (d *Desk) ruleRemove(ctx context.Context, p DomainName) (Ruled, error) {
-	name, err := plain(p.Domain)
-	if err == nil {
-		err = d.Policy.RemoveRule(ctx, name)
+func rules(list []policy.Rule, action string) []FederationRule {
+	out := make([]FederationRule, len(list))
+	for i, r := range list {
+		out[i] = FederationRule{Domain: r.Domain.Host(), Action: action, Added: stamp(r.Added)}
 	}
-	n := len(d.Policy.Rules())
-	return Ruled{Domain: name, Total: n, Remaining: n}, err
+	return out
 }
 
-func (d *Desk) ruleFlush(ctx context.Context, _ none) (Ruled, error) {
-	n, err := d.Policy.FlushRules(ctx)
-	return Ruled{Flushed: n}, err
-}
-
-func (d *Desk) dismissals(context.Context, none) (map[string][]Dismissed, error) {
-	list := []Dismissed{}
-	for _, r := range d.Policy.Dismissed() {
-		list = append(list, Dismissed{Domain: r.Domain.Host(), Added: r.Added.UTC().Format(time.DateOnly)})
+// stamp is a time for JSON; "" for none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
 	}
-	return map[string][]Dismissed{"domains": list}, nil
+	return t.UTC().Format(time.RFC3339)
 }
 
-func (d *Desk) dismiss(ctx context.Context, p DomainName) (Ruled, error) {
-	name, err := plain(p.Domain)
-	if err == nil {
-		err = d.Policy.AddDismissal(ctx, name)
-	}
-	n := len(d.Policy.Dismissed())
-	return Ruled{Domain: name, Total: n, Remaining: n}, err
-}
-
-func (d *Desk) undismiss(ctx context.Context, p DomainName) (Ruled, error) {
-	name, err := plain(p.Domain)
-	if err == nil {
-		err = d.Policy.RemoveDismissal(ctx, name)
-	}
-	n := len(d.Policy.Dismissed())
-	return Ruled{Domain: name, Total: n, Remaining: n}, err
-}
-
-func (d *Desk) dismissFlush(ctx context.Context, _ none) (Ruled, error) {
-	n, err := d.Policy.FlushDismissals(ctx)
-	return Ruled{Flushed: n}, err
-}
-
-func (d *Desk) transports(context.Context, none) (map[string][]TransportsOf, error) {
-	list := []TransportsOf{}
-	for _, r := range d.Policy.TransportRules() {
-		list = append(list, TransportsOf{Domain: r.Domain.Host(), HTTPS: r.HTTPS.String(), HTTP: r.HTTP.String(), SMTP: r.SMTP.String(), RelaxedTLS: r.RelaxedTLS})
-	}
-	return map[string][]TransportsOf{"transports": list}, nil
-}
-
-func (d *Desk) transportsSet(ctx context.Context, p TransportsOf) (TransportsOf, error) {
-	name, err := plain(p.Domain)
-	if err != nil {
-		return p, err
-	}
-	t := policy.Transports{RelaxedTLS: p.RelaxedTLS}
-	for _, x := range []struct {
-		text string
-		to   *policy.Permission
-	}{{p.HTTPS, &t.HTTPS}, {p.HTTP, &t.HTTP}, {p.SMTP, &t.SMTP}} {
-		if *x.to, err = policy.ParsePermission(x.text); err != nil {
-			return p, err
+func (d *Desk) federationList(context.Context, none) (FederationRules, error) {
+	list := rules(d.Federation.Policy.Rules(), d.action())
+	for _, t := range d.Federation.Policy.TransportRules() {
+		for i := range list {
+			if list[i].Domain == t.Domain.Host() {
+				list[i].HTTPS, list[i].HTTP, list[i].SMTP = t.HTTPS.String(), t.HTTP.String(), t.SMTP.String()
+			}
 		}
 	}
-	p = TransportsOf{Domain: name, HTTPS: t.HTTPS.String(), HTTP: t.HTTP.String(), SMTP: t.SMTP.String(), RelaxedTLS: t.RelaxedTLS}
-	return p, d.Policy.SetTransports(ctx, name, t)
+	return FederationRules{Policy: d.policyName(), Rules: list}, nil
 }
 
-// maxPeers bounds what is told about other servers at once.
-const maxPeers = 10_000
-
-func (d *Desk) peers(ctx context.Context, _ none) (map[string][]Peer, error) {
-	all, err := d.Peers.List(ctx, maxPeers)
-	list := make([]Peer, 0, len(all))
-	for _, s := range all {
-		p := Peer{
-			Domain: s.Domain.Host(), QueuedMessages: s.Queued,
-			FailedHTTP: s.Failed[peers.HTTP], FailedHTTPS: s.Failed[peers.HTTPS], FailedSMTP: s.Failed[peers.SMTP],
-			SuccessHTTP: s.Succeeded[peers.HTTP], SuccessHTTPS: s.Succeeded[peers.HTTPS], SuccessSMTP: s.Succeeded[peers.SMTP],
-			InboundDeliveries: s.Inbound, SuccessfulDeliveries: s.Delivered,
+func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traffic, error) {
+	list, err := d.Federation.Peers.List(ctx, 1000)
+	trouble := d.Federation.Trouble()
+	out := make([]Traffic, len(list))
+	for i, s := range list {
+		t := Traffic{
+			Domain: s.Domain.Host(), Delivered: s.Delivered, Queued: s.Queued, Inbound: s.Inbound, Sent: s.Delivered, LastActive: stamp(s.LastActive),
+			FailedTLS: s.Failed[peers.HTTPS], FailedHTTP: s.Failed[peers.HTTP], FailedSMTP: s.Failed[peers.SMTP],
+			OverTLS: s.Succeeded[peers.HTTPS], OverHTTP: s.Succeeded[peers.HTTP], OverSMTP: s.Succeeded[peers.SMTP],
+			Trouble: trouble[s.Domain],
 		}
+		t.Failed = t.FailedHTTP + t.FailedTLS + t.FailedSMTP
 		if s.Delivered > 0 {
-			p.MeanLatency = float64(s.Latency.Milliseconds()) / float64(s.Delivered)
+			t.LatencyMS = (s.Latency / time.Duration(s.Delivered)).Milliseconds()
+			t.MeanLatency = float64(s.Latency/time.Microsecond) / 1000 / float64(s.Delivered)
 		}
 		if !s.LastActive.IsZero() {
-			p.LastActive = s.LastActive.Unix()
+			t.LastActiveUnix = s.LastActive.Unix()
 		}
-		p.Sent, p.Failed, p.Latency = p.SuccessfulDeliveries, p.FailedHTTP+p.FailedHTTPS+p.FailedSMTP, p.MeanLatency
-		list = append(list, p)
+		out[i] = t
 	}
-	return map[string][]Peer{"traffic": list}, err
+	return map[string][]Traffic{"traffic": out}, err
 }
 
-func override(o policy.Override) Override {
-	r := Override{Key: o.Key, Target: o.Target, Comment: o.Comment}
+func (d *Desk) dismiss(ctx context.Context, p DomainName) (FederationChange, error) {
+	err := d.Federation.Policy.AddDismissal(ctx, p.Domain)
+	return FederationChange{Domain: p.Domain, Total: len(d.Federation.Policy.Dismissed())}, err
+}
+
+func (d *Desk) undismiss(ctx context.Context, p DomainName) (FederationChange, error) {
+	err := d.Federation.Policy.RemoveDismissal(ctx, p.Domain)
+	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Dismissed())}, err
+}
+
+func (d *Desk) dismissList(context.Context, none) (Dismissals, error) {
+	list := rules(d.Federation.Policy.Dismissed(), "")
+	return Dismissals{Domains: list, Total: len(list)}, nil
+}
+
+func (d *Desk) dismissFlush(ctx context.Context, _ none) (FederationChange, error) {
+	n, err := d.Federation.Policy.FlushDismissals(ctx)
+	return FederationChange{Flushed: n, Total: len(d.Federation.Policy.Dismissed())}, err
+}
+
+func (d *Desk) transports(ctx context.Context, p TransportPolicy) (TransportPolicy, error) {
+	to, err := address.ParseDomain(p.Domain)
+	if err != nil {
+		return TransportPolicy{}, err
+	}
+	var now policy.Transports
+	for _, r := range d.Federation.Policy.TransportRules() {
+		if r.Domain == to {
+			now = r.Transports
+		}
+	}
+	changed := false
 	for _, x := range []struct {
-		at time.Time
-		to *string
-	}{{o.Created, &r.Created}, {o.Updated, &r.Updated}} {
-		if !x.at.IsZero() {
-			*x.to = x.at.UTC().Format(time.RFC3339)
+		text string
+		at   *policy.Permission
+	}{{p.HTTPS, &now.HTTPS}, {p.HTTP, &now.HTTP}, {p.SMTP, &now.SMTP}} {
+		if x.text == "" {
+			continue
+		}
+		changed = true
+		if *x.at = policy.Usual; x.text == "usual" {
+			continue
+		}
+		if *x.at, err = policy.ParsePermission(x.text); err != nil {
+			return TransportPolicy{}, err
 		}
 	}
-	return r
-}
-
-func (d *Desk) overrides(context.Context, none) (map[string][]Override, error) {
-	list := []Override{}
-	for _, o := range d.Policy.Overrides() {
-		list = append(list, override(o))
+	switch p.TLS {
+	case "":
+	case "strict", "relaxed":
+		changed, now.RelaxedTLS = true, p.TLS == "relaxed"
+	default:
+		return TransportPolicy{}, fault.Newf(fault.Invalid, "%.20q is neither strict nor relaxed", p.TLS)
 	}
-	return map[string][]Override{"entries": list}, nil
-}
-
-func (d *Desk) overrideGet(_ context.Context, p Override) (Override, error) {
-	o, err := d.Policy.Override(p.Key)
-	return override(o), err
-}
-
-func (d *Desk) overrideSet(ctx context.Context, p Override) (Override, error) {
-	if err := d.Policy.SetOverride(ctx, p.Key, p.Target, p.Comment); err != nil {
-		return Override{}, err
+	if changed {
+		if err := d.Federation.Policy.SetTransports(ctx, p.Domain, now); err != nil {
+			return TransportPolicy{}, err
+		}
 	}
-	return d.overrideGet(ctx, p)
+	t := d.Federation.Policy.Transports(to)
+	out := TransportPolicy{Domain: to.Host(), HTTPS: t.HTTPS.String(), HTTP: t.HTTP.String(), SMTP: t.SMTP.String(), TLS: "strict"}
+	if t.RelaxedTLS {
+		out.TLS = "relaxed"
+	}
+	return out, nil
 }
 
-func (d *Desk) overrideRemove(ctx context.Context, p Override) (Override, error) {
-	return Override{Key: p.Key}, d.Policy.RemoveOverride(ctx, p.Key)
+func endpoint(o policy.Override) Endpoint {
+	return Endpoint{Key: o.Key, Target: o.Target, Comment: o.Comment, Created: stamp(o.Created), Updated: stamp(o.Updated)}
+}
+
+func (d *Desk) endpointList(context.Context, none) (map[string][]Endpoint, error) {
+	list := []Endpoint{}
+	for _, o := range d.Federation.Policy.Overrides() {
+		list = append(list, endpoint(o))
+	}
+	return map[string][]Endpoint{"entries": list}, nil
+}
+
+// EndpointKey names an override.
+type EndpointKey struct {
+	Key string `json:"lookup_key"`
+}
+
+func (d *Desk) endpointGet(_ context.Context, p EndpointKey) (Endpoint, error) {
+	o, err := d.Federation.Policy.Override(p.Key)
+	return endpoint(o), err
+}
+
+func (d *Desk) endpointSet(ctx context.Context, p Endpoint) (Endpoint, error) {
+	if err := d.Federation.Policy.SetOverride(ctx, p.Key, p.Target, p.Comment); err != nil {
+		return Endpoint{}, err
+	}
+	return d.endpointGet(ctx, EndpointKey{p.Key})
+}
+
+func (d *Desk) endpointRemove(ctx context.Context, p EndpointKey) (EndpointKey, error) {
+	return p, d.Federation.Policy.RemoveOverride(ctx, p.Key)
 }
 
 func (d *Desk) queueStatus(context.Context, none) (QueueStatus, error) {
-	st := d.Queue.Stats()
-	q := QueueStatus{Count: st.Entries, Delivering: st.Taken, Destinations: st.Destinations, SetAside: st.Broken, QueueFacts: d.QueueFacts()}
-	if t := d.Queue.Oldest(); !t.IsZero() && st.Entries > 0 {
-		q.OldestExpires = t.UTC().Format(time.RFC3339)
-	}
-	return q, nil
+	s, st := d.Federation.Limits(), d.Federation.Queue.Stats()
+	s.Path, s.Count, s.InFlight, s.Destinations, s.Broken = d.Federation.Queue.Dir, st.Entries, st.Taken, st.Destinations, st.Broken
+	s.Oldest = stamp(d.Federation.Queue.Oldest())
+	return s, nil
 }
 
-func unixOf(t time.Time) int64 {
+func unix(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
@@ -377,128 +395,153 @@ func unixOf(t time.Time) int64 {
 
 func queueEntry(i queue.Info) QueueEntry {
 	e := QueueEntry{
-		ID: i.ID.String(), From: i.From.Wire(), Destination: i.Destination.Host(), Tries: i.Tries, Queued: unixOf(i.Queued), Last: unixOf(i.Last),
-		Next: unixOf(i.Due), Expires: unixOf(i.Expires), BodyBytes: i.Size, Delivering: i.Taken, Recipients: []string{},
+		ID: i.ID.String(), From: i.From.Wire(), Domain: i.Destination.Host(), Tries: i.Tries, Error: i.Error, InFlight: i.Taken, Bytes: i.Size,
+		Queued: unix(i.Queued), Last: unix(i.Last), Next: unix(i.Due), Expires: unix(i.Expires),
 	}
-	for _, to := range i.To {
-		e.Recipients = append(e.Recipients, to.Addr.Wire())
-	}
-	if len(e.Recipients) > 0 {
-		e.To = e.Recipients[0]
-	}
-	if i.Error != "" {
-		e.LastError = &i.Error
+	for _, r := range i.To {
+		e.To = append(e.To, r.Addr.Wire())
 	}
 	return e
 }
 
-func (d *Desk) filter(p QueuePick) (f queue.Filter, err error) {
+func (p QueueFilter) filter() (f queue.Filter, err error) {
 	if p.Domain != "" {
 		if f.Destination, err = address.ParseDomain(p.Domain); err != nil {
 			return f, err
 		}
 	}
 	if p.Sender != "" {
-		if f.From, err = d.parse(p.Sender); err != nil {
+		if f.From, err = address.Parse(p.Sender); err != nil {
 			return f, err
 		}
 	}
 	if p.Recipient != "" {
-		f.To, err = d.parse(p.Recipient)
+		f.To, err = address.Parse(p.Recipient)
 	}
 	return f, err
 }
 
-// maxEntries bounds a list of the queue.
-const maxEntries = 10_000
-
-func (d *Desk) queueList(ctx context.Context, p QueuePick) (QueueList, error) {
-	f, err := d.filter(p)
+func (d *Desk) queueList(ctx context.Context, p QueueFilter) (QueueList, error) {
+	f, err := p.filter()
 	if err != nil {
 		return QueueList{}, err
 	}
-	if p.Limit <= 0 || p.Limit > maxEntries {
-		p.Limit = maxEntries
+	if p.Limit <= 0 {
+		p.Limit = math.MaxInt32
 	}
-	all, total, err := d.Queue.List(ctx, f, max(0, p.Offset), p.Limit)
-	r := QueueList{Path: d.QueueFacts().Path, Count: total, Entries: make([]QueueEntry, 0, len(all))}
-	for _, i := range all {
-		r.Entries = append(r.Entries, queueEntry(i))
+	list, total, err := d.Federation.Queue.List(ctx, f, 0, p.Limit)
+	out := QueueList{Path: d.Federation.Queue.Dir, Count: total, Entries: []QueueEntry{}}
+	for _, i := range list {
+		out.Entries = append(out.Entries, queueEntry(i))
 	}
-	return r, err
+	return out, err
 }
 
-func (d *Desk) queueShow(_ context.Context, p QueuePick) (QueueEntry, error) {
+func (d *Desk) queueShow(_ context.Context, p QueueID) (QueueEntry, error) {
 	id, err := queue.ParseID(p.ID)
 	if err != nil {
 		return QueueEntry{}, err
 	}
-	i, err := d.Queue.Get(id)
+	i, err := d.Federation.Queue.Get(id)
 	if err != nil {
 		return QueueEntry{}, err
 	}
-	return queueEntry(i), nil
+	e := queueEntry(i)
+	e.Path = fmt.Sprintf("%s/%s.meta", d.Federation.Queue.Dir, e.ID)
+	return e, nil
 }
 
-func (d *Desk) queueRemove(ctx context.Context, p QueuePick) (QueueEntry, error) {
+func (d *Desk) queueRemove(ctx context.Context, p QueueID) (QueueEntry, error) {
 	e, err := d.queueShow(ctx, p)
 	if err != nil {
 		return e, err
 	}
 	id, err := queue.ParseID(p.ID)
-	if err == nil {
-		err = d.Queue.Remove(id)
-	}
-	e.Deleted = err == nil
-	return e, err
-}
-
-func (d *Desk) queuePurge(ctx context.Context, p QueuePick) (QueueDone, error) {
-	f, err := d.filter(p)
 	if err != nil {
-		return QueueDone{}, err
+		return e, err
 	}
-	n, err := d.Queue.Purge(ctx, f)
-	return QueueDone{Path: d.QueueFacts().Path, Deleted: n}, err
+	if err := d.Federation.Queue.Remove(id); err != nil {
+		return e, err
+	}
+	e.Deleted = true
+	return e, nil
 }
 
-func (d *Desk) queueRetry(_ context.Context, p QueuePick) (QueueDone, error) {
-	r := QueueDone{Path: d.QueueFacts().Path}
+// QueuePurged says how many entries were removed.
+type QueuePurged struct {
+	Path    string `json:"path"`
+	Deleted int    `json:"deleted"`
+}
+
+func (d *Desk) queuePurge(ctx context.Context, p QueueFilter) (QueuePurged, error) {
+	f, err := p.filter()
+	if err != nil {
+		return QueuePurged{}, err
+	}
+	n, err := d.Federation.Queue.Purge(ctx, f)
+	return QueuePurged{Path: d.Federation.Queue.Dir, Deleted: n}, err
+}
+
+// QueueRetry names what is due now: an entry, a domain, or all.
+type QueueRetry struct {
+	ID     string `json:"id,omitempty"`
+	Domain string `json:"domain,omitempty"`
+	Due    int    `json:"due"`
+}
+
+func (d *Desk) queueRetry(_ context.Context, p QueueRetry) (QueueRetry, error) {
+	q := d.Federation.Queue
 	if p.ID != "" {
 		id, err := queue.ParseID(p.ID)
 		if err != nil {
-			return r, err
+			return p, err
 		}
-		r.Retried = 1
-		return r, d.Queue.WakeOne(id)
+		p.Due = 1
+		return p, q.WakeOne(id)
 	}
-	var to address.Domain
 	if p.Domain != "" {
-		var err error
-		if to, err = address.ParseDomain(p.Domain); err != nil {
-			return r, err
+		to, err := address.ParseDomain(p.Domain)
+		if err != nil {
+			return p, err
 		}
+		p.Due = q.Wake(to)
+		return p, nil
 	}
-	r.Retried = d.Queue.Wake(to)
-	return r, nil
+	for to := range q.Depths() {
+		p.Due += q.Wake(to)
+	}
+	return p, nil
 }
 
-func (d *Desk) openRelay(ctx context.Context, p struct{ Allow *bool }) (r OpenRelay, err error) {
-	const k = settings.AllowRemoteRcpt
-	if p.Allow != nil {
-		if r.Applied, err = d.Change(ctx, settings.Change{Key: k, Value: strconv.FormatBool(*p.Allow)}); err != nil {
-			return r, err
-		}
-		r.ReloadRequired = d.notYet(ctx)
-	}
-	file, err := d.without(k)
+// Why says why mail to a domain waits.
+type Why struct {
+	Domain     string          `json:"domain"`
+	Verdict    string          `json:"policy"` // send, refuse or dismiss
+	Transports TransportPolicy `json:"transports"`
+	Endpoint   *Endpoint       `json:"endpoint,omitempty"`
+	Waiting    int             `json:"waiting"`
+	Trouble    string          `json:"trouble,omitempty"`
+	Next       string          `json:"next_attempt,omitempty"`
+	Error      string          `json:"last_error,omitempty"`
+}
+
+func (d *Desk) queueWhy(ctx context.Context, p DomainName) (Why, error) {
+	to, err := address.ParseDomain(p.Domain)
 	if err != nil {
-		return r, err
+		return Why{}, err
 	}
-	r.Allowed, r.FileDefault = d.Settings.Current().Bool(k), file.Bool(k)
-	if x, err := d.Settings.Explain(k); err == nil && x.IsSet {
-		b := r.Allowed
-		r.DBOverride = &b
+	w := Why{Domain: to.Host(), Verdict: [...]string{policy.Send: "send", policy.Refuse: "refuse", policy.Dismiss: "dismiss"}[d.Federation.Policy.Outbound(to)]}
+	if w.Transports, err = d.transports(ctx, TransportPolicy{Domain: p.Domain}); err != nil {
+		return w, err
 	}
-	return r, nil
+	if o, err := d.Federation.Policy.Override(p.Domain); err == nil {
+		e := endpoint(o)
+		w.Endpoint = &e
+	}
+	w.Trouble = d.Federation.Trouble()[to]
+	list, total, err := d.Federation.Queue.List(ctx, queue.Filter{Destination: to}, 0, 1)
+	if w.Waiting = total; len(list) > 0 {
+		w.Next, w.Error = stamp(list[0].Due), list[0].Error
+	}
+	return w, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,7 +16,10 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/certs"
 	"madmail/internal/db"
+	"madmail/internal/dkim"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox/mailboxtest"
 	"madmail/internal/peers"
@@ -33,11 +37,10 @@ type house struct {
 	dir      string
 	accounts *account.Store
 	settings *settings.Store
+	queue    *queue.Queue
 	ended    []string // who lost sessions and why
 	used     map[string]int64
 	mail     *mailboxtest.Memory
-	peers    *peers.Store
-	queue    *queue.Queue
 	rules    upkeep.Rules
 	ports    []Port
 	fail     error // of Change
@@ -71,21 +74,36 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mail := func(a address.Addr) string { return filepath.Join(h.dir, "mail", a.Wire()) }
-	h.mail = mailboxtest.NewMemory()
 	rules, err := policy.Open(t.Context(), policy.Options{DB: d, Switches: func() policy.Switches {
 		return policy.Switches{Reject: h.settings.Current().Enum(settings.FederationPolicy) == "REJECT"}
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.queue, err = queue.Open(t.Context(), queue.Options{Dir: filepath.Join(h.dir, "remote_queue")}); err != nil {
+	waiting, err := queue.Open(t.Context(), queue.Options{Dir: filepath.Join(h.dir, "remote_queue")})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.queue.Close(context.Background()) })
-	if h.peers, err = peers.Open(peers.Options{DB: d, Queued: h.queue.Depths}); err != nil {
+	t.Cleanup(func() {
+		if err := waiting.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	h.queue = waiting
+	counts, err := peers.Open(peers.Options{DB: d, Queued: waiting.Depths})
+	if err != nil {
 		t.Fatal(err)
 	}
+	boxes, err := exchange.Open(t.Context(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := certs.OpenDKIM(certs.DKIMOptions{StateDir: h.dir, Domains: []address.Domain{"x.example"}, Algorithm: dkim.Ed25519})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mail := func(a address.Addr) string { return filepath.Join(h.dir, "mail", a.Wire()) }
+	h.mail = mailboxtest.NewMemory()
 	keeper, err := upkeep.NewKeeper(upkeep.KeeperOptions{
 		Store: h.mail, Accounts: h.accounts, Rules: func() upkeep.Rules { return h.rules },
 		Remove: func(ctx context.Context, a address.Addr) error { return h.accounts.Delete(ctx, a, "") },
@@ -98,9 +116,22 @@ func newHouse(t testing.TB) *house {
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
 		},
+		Federation: Federation{
+			Policy: rules, Peers: counts, Queue: waiting,
+			Trouble: func() map[address.Domain]string { return nil },
+			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
+		},
+		Exchangers: boxes,
+		Push:       func() PushFacts { return PushFacts{Threshold: 5} }, ResetPush: func() {},
+		Keys: Keys{
+			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
+			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
+			Data:      func(context.Context, string, string) ([]string, error) { return nil, nil },
+			Addresses: func(context.Context, string) ([]netip.Addr, error) { return nil, nil },
+			Facts:     func() ZoneFacts { return ZoneFacts{Domain: "x.example", Host: "x.example"} },
+		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
-		Mail:     mail, Policy: rules, Peers: h.peers, Queue: h.queue, Keeper: keeper,
-		QueueFacts:   func() QueueFacts { return QueueFacts{Path: filepath.Join(h.dir, "remote_queue")} },
+		Mail:     mail, Keeper: keeper,
 		Storage:      func(context.Context) (Storage, error) { return Storage{}, h.fail },
 		ReloadCaches: func(ctx context.Context) error { return h.accounts.Reload(ctx) },
 		Restart:      func(context.Context) error { return h.fail },
@@ -169,7 +200,7 @@ func TestEveryActionIsDescribedAndBounded(t *testing.T) {
 		if name != op.Name || op.Doc == "" || strings.HasSuffix(op.Doc, ".") || op.Run == nil {
 			t.Errorf("%s: %+v", name, op)
 		}
-		for _, bad := range []string{`[]`, `7`, `"x"`, `{`, `{"username":7,"name":7,"token":7,"Open":7,"Rotate":7,"Pending":7,"Stored":7,"domain":7}`} {
+		for _, bad := range []string{`[]`, `7`, `"x"`, `{`, `{"username":7,"name":7,"token":7,"Open":7,"Rotate":7,"Pending":7,"Stored":7,"domain":7,"task":7}`} {
 			_, err := h.run(name, bad)
 			if takes := bad != `[]` && bad != `7` && bad != `"x"` && bad != `{`; err == nil && !takes || err != nil && !fault.Is(err, fault.Invalid) {
 				t.Errorf("%s %s: %v, want fault.Invalid", name, bad, err)

@@ -19,7 +19,8 @@ type Schedule struct {
 // failed together do not come back together.
 const jitter = 0.1
 
-func (s Schedule) withDefaults() Schedule {
+// WithDefaults fills what was not said, or makes no sense.
+func (s Schedule) WithDefaults() Schedule {
 	if s.Tries <= 0 {
 		s.Tries = 3
 	}
@@ -41,7 +42,7 @@ func (s Schedule) withDefaults() Schedule {
 // Wait returns how long to wait after so many tries. random is in [0, 1); half of it
 // means no jitter.
 func (s Schedule) Wait(tries int, random float64) time.Duration {
-	s = s.withDefaults()
+	s = s.WithDefaults()
 	first, n := s.Initial, max(0, tries-1)
 	if tries >= s.Tries {
 		first, n = s.Slow, tries-s.Tries

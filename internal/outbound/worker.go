@@ -45,6 +45,9 @@ type Options struct {
 	Random                 func() float64 // in [0, 1)
 }
 
+// DefaultParallel is how many entries are in flight when nobody says otherwise.
+const DefaultParallel = 16
+
 // Worker empties the queue. Make one with New.
 type Worker struct {
 	opt    Options
@@ -101,7 +104,7 @@ func New(o Options) (*Worker, error) {
 		o.Rewrite = func() string { return "" }
 	}
 	if o.MaxParallel <= 0 {
-		o.MaxParallel = 16
+		o.MaxParallel = DefaultParallel
 	}
 	if o.PerDomain <= 0 {
 		o.PerDomain = 2
@@ -115,7 +118,7 @@ func New(o Options) (*Worker, error) {
 	if o.Random == nil {
 		o.Random = rand.Float64
 	}
-	o.Schedule = o.Schedule.withDefaults()
+	o.Schedule = o.Schedule.WithDefaults()
 	w := &Worker{opt: o, freed: make(chan struct{}, 1), domains: make(map[address.Domain]*state)}
 	panicked := func(name string, v any, stack []byte) {
 		o.Logger.Error("outbound: panic", "task", name, "value", v, "stack", string(stack))
@@ -139,9 +142,13 @@ func (w *Worker) Start(context.Context) error {
 	return nil
 }
 
-// Stop takes up nothing more and lets what is in flight end. When ctx ends before, the
-// connections are broken; what was not delivered stays in the queue. It may be
-// called twice, and before Start.
+// leisure is how long a stop waits for tries to end by themselves: most are done in
+// less, and a server that does not answer must not hold up a restart.
+const leisure = 3 * time.Second
+
+// Stop takes up nothing more and lets what is in flight end for a moment. When that or
+// ctx ends before, the connections are broken; what was not delivered stays in the
+// queue. It may be called twice, and before Start.
 func (w *Worker) Stop(ctx context.Context) error {
 	w.mu.Lock()
 	w.stopped = true
@@ -153,7 +160,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 	if !started {
 		return nil
 	}
-	err := errors.Join(w.loop.Wait(ctx), w.tries.Wait(ctx))
+	patient, done := context.WithTimeout(ctx, leisure)
+	defer done()
+	err := errors.Join(w.loop.Wait(patient), w.tries.Wait(patient))
 	w.abort()
 	if err == nil {
 		return nil

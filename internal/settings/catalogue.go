@@ -53,12 +53,22 @@ const (
 	FederationPolicy  Key = "__FEDERATION_POLICY__"
 	FederationEnabled Key = "__FEDERATION_ENABLED__"
 	FederationHTTP    Key = "__FEDERATION_ALLOW_HTTP__"
+	FederationBounce  Key = "__FEDERATION_BOUNCE__"
+	RequireDKIM       Key = "__FEDERATION_REQUIRE_DKIM__"
 	AllowRemoteRcpt   Key = "__ALLOW_INBOUND_REMOTE_RCPT__"
 	DKIMSelector      Key = "__DKIM_SELECTOR__"
 	MTASTSMode        Key = "__MTA_STS_MODE__"
 	AppendLimit       Key = "__APPENDLIMIT__"
 	MaxMessageSize    Key = "__MAX_MESSAGE_SIZE__"
 	MaxFederationSize Key = "__MAX_FEDERATION_SIZE__"
+
+	IMAPSessions        Key = "__IMAP_MAX_SESSIONS__"
+	IMAPAddressSessions Key = "__IMAP_MAX_SESSIONS_PER_ADDRESS__"
+	IMAPAccountSessions Key = "__IMAP_MAX_SESSIONS_PER_ACCOUNT__"
+	IMAPMailboxes       Key = "__IMAP_MAX_MAILBOXES__"
+	IMAPCommand         Key = "__IMAP_MAX_COMMAND__"
+	IMAPLiterals        Key = "__IMAP_MAX_LITERALS__"
+	IMAPNesting         Key = "__IMAP_MAX_NESTING__"
 
 	SMTPPort          Key = "__SMTP_PORT__"
 	SubmissionPort    Key = "__SUBMISSION_PORT__"
@@ -111,9 +121,10 @@ const (
 	Text          //
 	Enum          // one of Values
 	List          // separated by commas, spaces or newlines
+	Number        // a whole number from Min to Max
 )
 
-var kindNames = [...]string{"bool", "port", "size", "duration", "text", "enum", "list"}
+var kindNames = [...]string{"bool", "port", "size", "duration", "text", "enum", "list", "number"}
 
 // String returns the kind's name.
 func (k Kind) String() string { return kindNames[k] }
@@ -142,6 +153,8 @@ type Entry struct {
 	Follows Key      // when set, the default is this setting's value, plus Plus
 	Plus    int64    // added to a port that is followed
 	Values  []string // of an Enum
+	Min     int64    // of a Number
+	Max     int64    // of a Number
 	Effect  Effect
 	Targets []string // components or listeners that the effect names
 	Secret  bool     // never printed
@@ -193,13 +206,23 @@ var catalogue = []Entry{
 
 	{Key: FederationPolicy, Kind: Enum, Default: "ACCEPT", Values: []string{"ACCEPT", "REJECT"}, Doc: "What happens to servers without a rule of their own."},
 	{Key: FederationEnabled, Default: "true", Doc: "Exchange mail with other servers."},
-	{Key: FederationHTTP, Default: "false", Doc: "Bring mail to servers with a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationHTTP, Default: "false", Doc: "Exchange mail with servers that have a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationBounce, Default: "false", Doc: "Tell senders on other servers which recipients of a message were unknown or full when others here got it."},
+	{Key: RequireDKIM, Kind: Enum, Default: "off", Values: []string{"off", "report", "require"}, Doc: "Mail from a domain name without a DKIM signature that holds: taken, taken with a warning in the log, or refused. Mail from IP addresses has none and is taken."},
 	{Key: AllowRemoteRcpt, Default: "false", Doc: "Accept mail on port 25 for domains that are not ours (an open relay)."},
 	{Key: DKIMSelector, Kind: Text, Default: "default", Effect: Component, Targets: []string{"dkim"}, check: checkLabel, Doc: "Selector of the DKIM key."},
 	{Key: MTASTSMode, Kind: Enum, Default: "testing", Values: []string{"none", "testing", "enforce"}, Doc: "Mode in the published MTA-STS policy."},
 	{Key: AppendLimit, Kind: Size, Default: "100M", check: checkPositiveSize, Doc: "Largest message that IMAP APPEND takes; the smaller of this and the message size counts."},
 	{Key: MaxMessageSize, Kind: Size, Default: "100M", check: checkPositiveSize, Doc: "Largest message that SMTP takes; the smaller of this and the append limit counts."},
 	{Key: MaxFederationSize, Kind: Size, Default: "70M", check: checkPositiveSize, Doc: "Largest message taken from another server."},
+
+	{Key: IMAPSessions, Kind: Number, Default: "20000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time, in all."},
+	{Key: IMAPAddressSessions, Kind: Number, Default: "2000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time from one network address; many phones may share one."},
+	{Key: IMAPAccountSessions, Kind: Number, Default: "64", Min: 2, Max: 10_000, Doc: "IMAP sessions at a time of one account."},
+	{Key: IMAPMailboxes, Kind: Number, Default: "200", Min: 2, Max: 10_000, Doc: "Mailboxes of one account, INBOX included."},
+	{Key: IMAPCommand, Kind: Size, Default: "64K", check: checkCommandSize, Doc: "Longest IMAP command, without its literals."},
+	{Key: IMAPLiterals, Kind: Size, Default: "64K", check: checkCommandSize, Doc: "Literals of one IMAP command in all, the messages of APPEND aside."},
+	{Key: IMAPNesting, Kind: Number, Default: "16", Min: 4, Max: 64, Doc: "How deep the keys of an IMAP search may be nested."},
 
 	{Key: SMTPPort, Kind: Port, Effect: Rebind, Targets: []string{"smtp"}, Doc: "Port for mail from other servers."},
 	{Key: SubmissionPort, Kind: Port, Effect: Rebind, Targets: []string{"submission"}, Doc: "Port for sending with STARTTLS."},
@@ -279,7 +302,7 @@ const maxValue = 4096
 // value is a parsed value. Which fields count depends on the kind.
 type value struct {
 	text string // normal form, as it is stored
-	num  int64  // Bool (0, 1), Port, Size, Duration
+	num  int64  // Bool (0, 1), Port, Size, Duration, Number
 	list []string
 }
 
@@ -312,6 +335,11 @@ func (e *Entry) parse(text string) (v value, err error) {
 		var d time.Duration
 		d, err = units.ParseDuration(s)
 		v.num = int64(d)
+	case Number:
+		if v.num, err = strconv.ParseInt(s, 10, 64); err != nil || v.num < e.Min || v.num > e.Max {
+			err = fault.Newf(fault.Invalid, "%.40q is not a whole number from %d to %d", s, e.Min, e.Max)
+		}
+		v.text = strconv.FormatInt(v.num, 10)
 	case Enum:
 		v.text, err = e.oneOf(s)
 	case List:
@@ -385,6 +413,13 @@ func checkLabel(s string) error {
 		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
 			return fault.Newf(fault.Invalid, "%q is not a selector: letters, digits, hyphens and dots", s)
 		}
+	}
+	return nil
+}
+
+func checkCommandSize(s string) error {
+	if n, err := units.ParseSize(s); err == nil && (n < 8<<10 || n > 16<<20) {
+		return fault.Newf(fault.Invalid, "%s is not between 8K and 16M", s)
 	}
 	return nil
 }

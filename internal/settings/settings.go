@@ -80,6 +80,9 @@ func (s *Snapshot) Size(k Key) int64 { return s.get(k, Size).num }
 // Duration returns a Duration.
 func (s *Snapshot) Duration(k Key) time.Duration { return time.Duration(s.get(k, Duration).num) }
 
+// Number returns a whole number.
+func (s *Snapshot) Number(k Key) int { return int(s.get(k, Number).num) }
+
 // Text returns a Text.
 func (s *Snapshot) Text(k Key) string { return s.get(k, Text).text }
 

@@ -101,6 +101,9 @@ func TestTheCatalogueIsSound(t *testing.T) {
 		if (e.Effect == Component || e.Effect == Rebind) != (len(e.Targets) > 0) {
 			t.Errorf("%s: effect %v with targets %v", e.Key, e.Effect, e.Targets)
 		}
+		if (e.Kind == Number) != (e.Max > 0) {
+			t.Errorf("%s: kind %v from %d to %d", e.Key, e.Kind, e.Min, e.Max)
+		}
 		if (e.Kind == Enum) != (len(e.Values) > 0) {
 			t.Errorf("%s: kind %v with values %v", e.Key, e.Kind, e.Values)
 		}
@@ -248,6 +251,7 @@ func TestBadValuesAreRefusedAndChangeNothing(t *testing.T) {
 	before := s.Current()
 	for _, c := range []Change{
 		{Key: IMAPPort, Value: "0"}, {Key: IMAPPort, Value: "65536"}, {Key: IMAPPort, Value: ""}, {Key: TokenRequired, Value: "maybe"},
+		{Key: IMAPNesting, Value: "3"}, {Key: IMAPNesting, Value: "65"}, {Key: IMAPNesting, Value: "1e1"}, {Key: IMAPNesting, Value: ""}, {Key: IMAPCommand, Value: "7K"}, {Key: IMAPCommand, Value: "17M"},
 		{Key: Language, Value: "xx"}, {Key: MaxMessageSize, Value: "0"}, {Key: MaxMessageSize, Value: "-1"}, {Key: Retention, Value: "-1h"},
 		{Key: AdminPath, Value: "admin"}, {Key: AdminPath, Value: "/a/../b"}, {Key: SMTPHostname, Value: "a b"}, {Key: TURNRelayIP, Value: "localhost"},
 		{Key: IrohRelayURL, Value: "ftp://x"}, {Key: WebmailCORS, Value: "a.example"}, {Key: SSPassword, Value: "a\nb"},

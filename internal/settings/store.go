@@ -247,6 +247,8 @@ func (e *Entry) hint() string {
 		return "write a number from 1 to 65535"
 	case Size:
 		return `write a number with K, M, G or T, as in "100M"`
+	case Number:
+		return "write a whole number"
 	case Duration:
 		return `write a time such as "30d", "12h" or "1h30m"`
 	}

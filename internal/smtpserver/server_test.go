@@ -198,9 +198,9 @@ func talk(t *testing.T, addr, dialog string) {
 	}
 }
 
-// TestDialogs plays testdata/*.dialog. The name's first part is the mode.
+// TestDialogs plays test/dialog/smtp/*.dialog. The name's first part is the mode.
 func TestDialogs(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.dialog")
+	files, err := filepath.Glob("../../test/dialog/smtp/*.dialog")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}

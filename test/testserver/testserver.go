@@ -4,6 +4,7 @@ package testserver
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -27,9 +28,11 @@ type Ports struct{ SMTP, Submission, SubmissionTLS, IMAP, IMAPTLS, HTTP, HTTPS i
 // Server is one real process at a time over one state directory.
 type Server struct {
 	Ports
+	Host   string // address and domain
 	Dir    string // state directory
 	binary string
 	config string
+	env    []string
 	t      testing.TB
 
 	mu  sync.Mutex // guards the fields below
@@ -62,24 +65,56 @@ func New(t testing.TB, extra string) *Server {
 // NewIn is New with a given state directory.
 func NewIn(t testing.TB, dir, extra string) *Server {
 	t.Helper()
-	s := &Server{Dir: dir, binary: Binary(t), t: t}
+	return newAt(t, "127.0.0.1", dir, extra)
+}
+
+// NewAt is New on another address of this machine, which is its domain, too.
+func NewAt(t testing.TB, host, extra string) *Server {
+	t.Helper()
+	return newAt(t, host, t.TempDir(), extra)
+}
+
+func newAt(t testing.TB, host, dir, extra string) *Server {
+	t.Helper()
+	return NewWith(t, Options{Host: host, Dir: dir, Extra: extra})
+}
+
+// Options are what NewWith can be told. Host and Dir must be set.
+type Options struct {
+	Host, Dir string
+	Domain    string // Host when empty
+	Extra     string // lines for the configuration
+	SMTPPort  int    // for mail of other servers; a free one when 0
+	Env       []string
+}
+
+// NewWith is New with all that can be said.
+func NewWith(t testing.TB, o Options) *Server {
+	t.Helper()
+	host, extra := o.Host, o.Extra
+	s := &Server{Host: host, Dir: o.Dir, binary: Binary(t), env: o.Env, t: t}
 	free := testport.Ports(t, 7)
 	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
 		*p = free[i]
 	}
+	if o.SMTPPort != 0 {
+		s.SMTP = o.SMTPPort
+	}
 	s.config = filepath.Join(s.Dir, "chatmail.toml")
-	text := fmt.Sprintf(`primary_domain = "127.0.0.1"
-hostname = "127.0.0.1"
-public_ip = "127.0.0.1"
-smtp_listen = "127.0.0.1:%d"
-submission_listen = "127.0.0.1:%d"
-submission_tls_listen = "127.0.0.1:%d"
-imap_listen = "127.0.0.1:%d"
-imap_tls_listen = "127.0.0.1:%d"
-http_listen = "127.0.0.1:%d"
-http_tls_listen = "127.0.0.1:%d"
-tls_mode = "self_signed"
-`, s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	text := fmt.Sprintf(strings.NewReplacer("DOMAIN", cmp.Or(o.Domain, host), "HOST", host).Replace(`primary_domain = "DOMAIN"
+hostname = "DOMAIN"
+public_ip = "HOST"
+smtp_listen = "HOST:%d"
+submission_listen = "HOST:%d"
+submission_tls_listen = "HOST:%d"
+imap_listen = "HOST:%d"
+imap_tls_listen = "HOST:%d"
+http_listen = "HOST:%d"
+http_tls_listen = "HOST:%d"
+`), s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	if !strings.Contains("\n"+extra, "\ntls_mode = ") {
+		text += "tls_mode = \"self_signed\"\n"
+	}
 	if !strings.Contains("\n"+extra, "\nlog = ") {
 		text += "log = \"stderr\"\n"
 	}
@@ -101,6 +136,7 @@ func (s *Server) Launch() *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(s.binary, "--config", s.config, "--state-dir", s.Dir, "run")
 	cmd.Stdout, cmd.Stderr = s, s
+	cmd.Env = append(os.Environ(), s.env...)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -117,7 +153,7 @@ func (s *Server) Start() {
 	cmd := s.Launch()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.IMAP), time.Second)
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.IMAP)), time.Second)
 		if err == nil {
 			var b [4]byte
 			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -215,5 +251,5 @@ func (s *Server) Command(args ...string) string {
 // Link returns a login link for an address of this server, which the first
 // login makes.
 func (s *Server) Link(local, domain, password string) string {
-	return fmt.Sprintf("dclogin:%s@%s?p=%s&v=1&ih=127.0.0.1&ip=%d&is=ssl&sh=127.0.0.1&sp=%d&ss=ssl&ic=3", local, domain, password, s.IMAPTLS, s.SubmissionTLS)
+	return fmt.Sprintf("dclogin:%s@%s?p=%s&v=1&ih=%s&ip=%d&is=ssl&sh=%s&sp=%d&ss=ssl&ic=3", local, domain, password, s.Host, s.IMAPTLS, s.Host, s.SubmissionTLS)
 }

@@ -134,8 +134,10 @@ func (h *history) flags() (mailbox.Flags, []string) {
 
 func (h *history) step() {
 	switch k := h.rnd.IntN(100); {
-	case k < 30:
+	case k < 24:
 		h.deliverSome()
+	case k < 30:
+		h.addSome()
 	case k < 45:
 		h.changeSome()
 	case k < 57:
@@ -194,6 +196,32 @@ func (h *history) deliverSome() {
 	if !same(failed[0], failed[1]) {
 		h.differ("targets failed: %v, by the reference %v", failed[0], failed[1])
 	}
+}
+
+func (h *history) addSome() {
+	to, from := h.name(), h.present()
+	places := h.some(from)
+	var texts []string
+	for range h.rnd.IntN(3) {
+		h.n++
+		texts = append(texts, fmt.Sprintf("text %d\r\n", h.n))
+	}
+	replace := len(places) > 0 && h.rnd.IntN(2) == 0
+	f, kw := h.flags()
+	date := time.Unix(int64(h.rnd.IntN(1e9)), 0)
+	h.did("add %d messages to %q, replacing in %q: %v", len(texts), to, from, replace)
+	h.both(func(s *suite) error {
+		list := s.arrivals(texts...)
+		for i := range list {
+			list[i].Flags, list[i].Keywords, list[i].Internal = f, kw, date
+		}
+		var old *mailbox.Ref
+		if replace {
+			old = &mailbox.Ref{Box: h.at(from), UID: s.view(h.at(from)).At(places[0]).UID}
+		}
+		_, err := s.s.Add(h.ctx, h.at(to), list, old)
+		return err
+	})
 }
 
 func (h *history) changeSome() {

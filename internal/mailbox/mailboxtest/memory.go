@@ -201,6 +201,10 @@ func (w *memWriter) Write(p []byte) (int, error) {
 	return w.buf.Write(p)
 }
 
+func (w *memWriter) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(w.buf.Bytes()).ReadAt(p, off)
+}
+
 func (w *memWriter) Seal() (mailbox.Body, error) {
 	if w.done != nil {
 		return nil, w.done
@@ -266,15 +270,19 @@ func (m *Memory) placeLocked(e *effects, t mailbox.Target, data []byte) mailbox.
 	if x.view.UIDNext == ^mailbox.UID(0) {
 		return mailbox.Placed{Err: fault.New(fault.Full, "Mailbox has no UIDs left")}
 	}
+	t.Box = b
+	return m.putLocked(e, x, t, data, x.view.HighestMod+1)
+}
+
+func (m *Memory) putLocked(e *effects, x *memBox, t mailbox.Target, data []byte, mod mailbox.ModSeq) mailbox.Placed {
 	internal := t.Internal
 	if internal.IsZero() {
 		internal = time.Now()
 	}
-	uid := x.addLocked(x.view.HighestMod+1, data, mailbox.Message{
-		Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords),
-	})
-	e.used(m, b.Account, int64(len(data)), 1)
-	e.changed(m, b)
+	msg := mailbox.Message{Size: int64(len(data)), Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
+	uid := x.addLocked(mod, data, msg.Arrived(time.Now().Unix()))
+	e.used(m, t.Box.Account, int64(len(data)), 1)
+	e.changed(m, t.Box)
 	return mailbox.Placed{UID: uid, UIDValidity: x.view.UIDValidity}
 }
 
@@ -283,6 +291,46 @@ func (x *memBox) addLocked(mod mailbox.ModSeq, data []byte, msg mailbox.Message)
 	x.view = x.view.With(msg.UID+1, mod, msg)
 	x.data[msg.UID] = data
 	return msg.UID
+}
+
+// Add puts messages into a mailbox and removes one, or does nothing. See
+// mailbox.Store.
+func (m *Memory) Add(ctx context.Context, to mailbox.Box, list []mailbox.Arrival, replaced *mailbox.Ref) (placed []mailbox.Placed, err error) {
+	if len(list) == 0 && replaced == nil {
+		return nil, nil
+	}
+	data := make([][]byte, len(list))
+	for i, a := range list {
+		data[i] = make([]byte, a.Body.Size())
+		if _, err := io.ReadFull(io.NewSectionReader(a.Body, 0, a.Body.Size()), data[i]); err != nil {
+			return nil, fault.Wrap(fault.Busy, err, "mailboxtest: read the body")
+		}
+	}
+	err = m.with(ctx, "Add", to, func(e *effects, b mailbox.Box, x *memBox) error {
+		var from mailbox.Box
+		var src *memBox
+		if replaced != nil {
+			if from, err = cleanBox(replaced.Box); err != nil {
+				return err
+			}
+			if src, err = m.boxLocked(from); err != nil {
+				return err
+			}
+			if _, there := src.view.Index(replaced.UID); !there {
+				return fault.New(fault.NotFound, "Message does not exist")
+			}
+		}
+		mod := x.view.HighestMod + 1
+		for i, a := range list {
+			t := mailbox.Target{Box: b, Flags: a.Flags, Keywords: a.Keywords, Internal: a.Internal}
+			placed = append(placed, m.putLocked(e, x, t, data[i], mod))
+		}
+		if src != nil {
+			m.removeLocked(e, from, src, []mailbox.UID{replaced.UID})
+		}
+		return nil
+	})
+	return placed, err
 }
 
 // View returns the present state of a mailbox. See mailbox.Store.
@@ -429,7 +477,7 @@ func (m *Memory) transferLocked(e *effects, from, to mailbox.Box, src, dst *memB
 	// src may be dst: the messages are those of the view before.
 	src.view.Each(set, func(_ int, msg mailbox.Message) {
 		res.From = append(res.From, msg.UID)
-		res.To = append(res.To, dst.addLocked(mod, src.data[msg.UID], msg))
+		res.To = append(res.To, dst.addLocked(mod, src.data[msg.UID], msg.Arrived(time.Now().Unix())))
 		size += msg.Size
 	})
 	if len(res.To) == 0 {

@@ -69,6 +69,9 @@ func testDeliver(s *suite) {
 	if m.Internal != date.Unix() || m.Flags != mailbox.Seen|mailbox.Flagged || !same(m.Keywords, []string{"a", "b"}) {
 		s.Errorf("message with flags: %+v", m)
 	}
+	if m.SavedAt() < before || m.SavedAt() > after {
+		s.Errorf("saved at %d, between %d and %d", m.SavedAt(), before, after)
+	}
 	if m = s.message(bob, placed[2].UID); m.Flags != mailbox.Draft {
 		s.Errorf("message of bob: %+v", m)
 	}
@@ -498,7 +501,7 @@ func testCopy(s *suite) {
 			Box: from, Flags: mailbox.Flags(i), Keywords: []string{"k"}, Internal: time.Unix(int64(1000+i), 0),
 		})...)
 	}
-	before := s.view(from)
+	before, start := s.view(from), time.Now().Unix()
 	res, err := s.s.Copy(s.ctx, from, to, set(uids[0], uids[2], uids[2]+5))
 	s.must(err)
 	if !same(res.From, []mailbox.UID{uids[0], uids[2]}) || len(res.To) != 2 || res.UIDValidity != s.view(to).UIDValidity {
@@ -506,6 +509,9 @@ func testCopy(s *suite) {
 	}
 	for i, from := range []int{0, 2} {
 		m := s.message(to, res.To[i])
+		if saved := m.SavedAt(); saved < start || saved > time.Now().Unix() {
+			s.Errorf("a copy was saved at %d, the test began at %d", saved, start)
+		}
 		if m.Flags != mailbox.Flags(from) || m.Internal != int64(1000+from) || !same(m.Keywords, []string{"k"}) {
 			s.Errorf("copy %d: %+v", i, m)
 		}

@@ -97,7 +97,7 @@ func compareSaved(t *testing.T, name string, was, is saved) {
 			return
 		}
 		g := v.At(i)
-		if g.UID != m.UID || g.Size != m.Size || g.Internal != m.Internal || g.ModSeq != m.ModSeq || g.Flags != m.Flags || !same(g.Keywords, m.Keywords) {
+		if g.UID != m.UID || g.Size != m.Size || g.Internal != m.Internal || g.SavedAt() != m.SavedAt() || g.ModSeq != m.ModSeq || g.Flags != m.Flags || !same(g.Keywords, m.Keywords) {
 			t.Errorf("%q: message %d is %+v, was %+v", name, i, g, m)
 		}
 	}

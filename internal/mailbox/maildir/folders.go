@@ -128,7 +128,7 @@ func (s *Store) CreateBox(ctx context.Context, key mailbox.Box, specialUse strin
 		if err != nil {
 			return err
 		}
-		if len(names)+2 > s.opt.MaxBoxes {
+		if len(names)+2 > s.opt.MaxBoxes() {
 			return fault.New(fault.Refused, "Too many mailboxes")
 		}
 		b := s.box(key)

@@ -281,6 +281,21 @@ func TestNothingAcknowledgedIsLostWhereverItStops(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if x == a {
+				n := 0
+				for uid, text := range got {
+					if i, _ := v.Index(uid); strings.Contains(text, "added ") {
+						n++
+						if m := v.At(i); m.SavedAt() < 1e9 || m.Internal != 1 {
+							t.Errorf("stopped after %d steps: %+v", limit, m)
+						}
+					}
+				}
+				_, old := contents(t, s, b)[7]
+				if n != 0 && n != 3 || n == 3 && old {
+					t.Errorf("stopped after %d steps: %d of 3 messages were added, and what they replace is there: %v", limit, n, old)
+				}
+			}
 			if want := validity[x]; want != 0 && v.UIDValidity != want {
 				t.Errorf("stopped after %d steps: UIDVALIDITY %d, was %d", limit, v.UIDValidity, want)
 			}
@@ -367,6 +382,31 @@ func history(s *Store, a, b mailbox.Box, acked map[mailbox.Box]map[mailbox.UID]s
 	if err != nil {
 		delete(acked[b], 3)
 	}
+	add := func(old mailbox.UID, texts ...string) {
+		var list []mailbox.Arrival
+		for _, text := range texts {
+			w, err := s.NewBody(ctx)
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(w, text)
+			body, err := w.Seal()
+			if err != nil {
+				return
+			}
+			defer body.Close()
+			list = append(list, mailbox.Arrival{Body: body, Internal: time.Unix(1, 0)})
+		}
+		placed, err := s.Add(ctx, a, list, &mailbox.Ref{Box: b, UID: old})
+		for i, p := range placed {
+			acked[a][p.UID] = texts[i]
+		}
+		if err == nil {
+			gone[b][old] = true
+		}
+		delete(acked[b], old) // or unknown
+	}
+	add(7, "added 1\r\n", big+"added 2\r\n", "added 3\r\n")
 	_, _ = s.Usage(ctx, a.Account)
 	_ = s.CreateBox(ctx, mailbox.Box{Account: a.Account, Name: "x"}, "")
 	_ = s.RemoveBox(ctx, mailbox.Box{Account: a.Account, Name: "x"}) // empties the journal

@@ -246,6 +246,7 @@ func (d *delivering) plan(o *op) error {
 			internal = now
 		}
 		m := mailbox.Message{UID: b.next, Size: size, Internal: internal.Unix(), Flags: t.Flags, Keywords: mailbox.Keywords(t.Keywords)}
+		m = m.Arrived(now.Unix())
 		b.next++
 		b.mod++
 		m.ModSeq = b.mod
@@ -463,6 +464,16 @@ type removal struct {
 
 // planRemoval takes messages out of the planned view of a loaded mailbox.
 func (s *Store) planRemoval(o *op, b *box, set mailbox.UIDSet, keep func(mailbox.Message) bool) *removal {
+	rm, r := takeOut(o, b, set, keep)
+	if r != nil {
+		s.record(r)
+	}
+	return rm
+}
+
+// takeOut is planRemoval with the record, or nil when there is nothing to remove,
+// still to be written.
+func takeOut(o *op, b *box, set mailbox.UIDSet, keep func(mailbox.Message) bool) (*removal, *record) {
 	rm := &removal{b: b}
 	var uids []mailbox.UID
 	b.planned.Each(set, func(_ int, m mailbox.Message) {
@@ -473,15 +484,14 @@ func (s *Store) planRemoval(o *op, b *box, set mailbox.UIDSet, keep func(mailbox
 		rm.msgs = append(rm.msgs, placed{m, b.base(b.planned, m.UID)})
 	})
 	if len(uids) == 0 {
-		return rm
+		return rm, nil
 	}
 	b.mod++
 	rm.mod, rm.next = b.mod, b.next
 	b.planned = b.planned.Without(b.mod, uids)
 	rm.view = b.planned
-	s.record(&record{kind: recGone, boxes: []recBox{{key: b.key, validity: b.validity, next: b.next, mod: b.mod, msgs: rm.msgs}}})
 	o.holds(b)
-	return rm
+	return rm, &record{kind: recGone, boxes: []recBox{{key: b.key, validity: b.validity, next: b.next, mod: b.mod, msgs: rm.msgs}}}
 }
 
 func (s *Store) applyRemoval(o *op, rm *removal) {
@@ -628,8 +638,9 @@ func (c *transfer) plan(o *op, from, to mailbox.Box, set mailbox.UIDSet, move bo
 	}
 	c.dst.mod++
 	var added []mailbox.Message
+	now := s.opt.Now().Unix()
 	for _, f := range c.from {
-		m := f.Message
+		m := f.Arrived(now)
 		m.UID, m.ModSeq = c.dst.next, c.dst.mod
 		c.dst.next++
 		c.to = append(c.to, placed{m, baseOf(c.dst.validity, m.UID)})

@@ -15,9 +15,13 @@ const (
 	recGone    byte = 'X' // expunged, or a delivery that failed after all
 	recLink    byte = 'L' // a copy: a further link to a stored message
 	recCreate  byte = 'C' // a mailbox
+	recAll     byte = 'A' // several records, all or none
 )
 
 var errRecord = errors.New("maildir: malformed journal record")
+
+// hasSaved says, beside the flags of a message, that Saved follows them.
+const hasSaved = 1 << 8
 
 // placed is a message with the name of its file, as records carry it.
 type placed struct {
@@ -29,9 +33,10 @@ type placed struct {
 type record struct {
 	kind  byte
 	boxes []recBox
-	body  []byte // recDeliver: inline
-	spool string // recDeliver: name of the spooled body
-	from  recBox // recLink: where the messages are linked from
+	body  []byte    // recDeliver: inline
+	spool string    // recDeliver: name of the spooled body
+	from  recBox    // recLink: where the messages are linked from
+	all   []*record // recAll: none of which is a recAll
 }
 
 type recBox struct {
@@ -62,7 +67,12 @@ func (e *encoder) box(b *recBox) {
 		e.int(m.Size)
 		e.int(m.Internal)
 		e.uint(uint64(m.ModSeq))
-		e.uint(uint64(m.Flags))
+		if m.Saved == 0 {
+			e.uint(uint64(m.Flags))
+		} else {
+			e.uint(uint64(m.Flags) | hasSaved)
+			e.uint(uint64(m.Saved))
+		}
 		e.uint(uint64(len(m.Keywords)))
 		for _, k := range m.Keywords {
 			e.str(k)
@@ -143,7 +153,11 @@ func (d *decoder) box() (b recBox) {
 		m.Size = d.int()
 		m.Internal = d.int()
 		m.ModSeq = mailbox.ModSeq(d.uint())
-		m.Flags = mailbox.Flags(d.uint())
+		flags := d.uint()
+		m.Flags = mailbox.Flags(flags)
+		if flags&hasSaved != 0 {
+			m.Saved = uint32(d.uint())
+		}
 		for range d.count() {
 			m.Keywords = append(m.Keywords, d.str())
 		}
@@ -165,6 +179,11 @@ func (r *record) appendTo(b []byte) []byte {
 		e.bytes(r.body)
 	case recLink:
 		e.box(&r.from)
+	case recAll:
+		e.uint(uint64(len(r.all)))
+		for _, one := range r.all {
+			e.bytes(one.appendTo(nil))
+		}
 	}
 	return e.b
 }
@@ -187,6 +206,15 @@ func parseRecord(p []byte) (*record, error) {
 		r.body = d.bytes()
 	case recLink:
 		r.from = d.box()
+	case recAll:
+		for range d.count() {
+			one, err := parseRecord(d.bytes())
+			if err != nil || one.kind == recAll {
+				d.fail()
+				break
+			}
+			r.all = append(r.all, one)
+		}
 	case recFlags, recGone, recCreate:
 	default:
 		d.fail()

@@ -120,7 +120,18 @@ func (rp *replay) record(p []byte) error {
 		rp.s.log.Error("a journal record could not be read", "err", err)
 		return nil
 	}
+	return rp.apply(r)
+}
+
+func (rp *replay) apply(r *record) error {
 	switch r.kind {
+	case recAll:
+		for _, one := range r.all {
+			if err := rp.apply(one); err != nil {
+				return err
+			}
+		}
+		return nil
 	case recDeliver:
 		return rp.deliver(r)
 	case recLink:

@@ -68,7 +68,7 @@ type Options struct {
 	Inline       int           // largest body kept in memory and in the journal; 64 KiB
 	SegmentSize  int64         // of the journal; 16 MiB
 	Segments     int           // at most; 6
-	MaxBoxes     int           // mailboxes per account; 200
+	MaxBoxes     func() int    // mailboxes per account; 200
 	MaxLoaded    int           // mailboxes kept in memory with all messages; 8192
 	HeadCache    int           // header blocks kept in memory, in octets; 16 MiB
 	Checkpoint   time.Duration // how long work may wait for a checkpoint; 30 s
@@ -89,7 +89,9 @@ func (o *Options) fill() error {
 	}
 	set(&o.Inline, 64<<10)
 	set(&o.Segments, 5)
-	set(&o.MaxBoxes, 200)
+	if o.MaxBoxes == nil {
+		o.MaxBoxes = func() int { return 200 }
+	}
 	set(&o.MaxLoaded, 8192)
 	set(&o.HeadCache, 16<<20)
 	if o.SegmentSize == 0 {

@@ -17,10 +17,10 @@ import (
 //
 // then one line per change, the last one about a UID counts:
 //
-//	<uid> S<size> T<internal date> M<modseq> F<flags> K<keywords> N<next> :<base>
+//	<uid> S<size> T<internal date> M<modseq> A<saved> F<flags> K<keywords> N<next> :<base>
 //	<uid> X M<modseq> N<next> :<base>      the message was expunged
 //
-// Earlier servers wrote only S and T; they skip fields they do not know. The
+// A stands only where it differs from T. Earlier servers wrote only S and T; they skip fields they do not know. The
 // first line is brought up to date by every checkpoint, and lines carry next UID
 // and modseq too, so the two ends of the file tell them and a delivery need not
 // read the rest.
@@ -108,6 +108,10 @@ func appendEntry(b []byte, m mailbox.Message, next mailbox.UID, base string) []b
 	b = strconv.AppendInt(b, m.Internal, 10)
 	b = append(b, " M"...)
 	b = strconv.AppendUint(b, uint64(m.ModSeq), 10)
+	if m.Saved != 0 {
+		b = append(b, " A"...)
+		b = strconv.AppendUint(b, uint64(m.Saved), 10)
+	}
 	b = append(b, " F"...)
 	b = appendFlags(b, m.Flags)
 	if len(m.Keywords) > 0 {
@@ -161,6 +165,10 @@ func parseEntry(line []byte) (e entry, err error) {
 			var n uint64
 			n, err = strconv.ParseUint(v, 10, 63)
 			e.ModSeq = mailbox.ModSeq(n)
+		case 'A':
+			var n uint64
+			n, err = strconv.ParseUint(v, 10, 32)
+			e.Saved = uint32(n)
 		case 'F':
 			e.Flags, e.ours = parseFlags(v), true
 		case 'K':

@@ -1,0 +1,63 @@
+package imapserver
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// Every limit has a clear answer, and counts from the moment it is changed.
+func TestLimitsAreLiveAndClear(t *testing.T) {
+	var now atomic.Pointer[Limits]
+	set := func(change func(*Limits)) {
+		l := DefaultLimits
+		change(&l)
+		now.Store(&l)
+	}
+	set(func(*Limits) {})
+	d := build(t, STARTTLS, func(o *Options) { o.Limits = func() Limits { return *now.Load() } })
+	a := d.dial(t)
+	a.login(alice)
+	a.do("s", "SELECT INBOX")
+	last := func(l []string) string { return l[len(l)-1] }
+
+	nested := "SEARCH " + strings.Repeat("NOT ", 6) + "ALL"
+	if l := a.do("1", nested); last(l) != "1 OK Search completed" {
+		t.Error(l)
+	}
+	set(func(l *Limits) { l.Nesting = 4 })
+	if l := a.do("2", nested); !strings.HasPrefix(last(l), "2 BAD") || !strings.Contains(last(l), "less nesting") {
+		t.Error(l)
+	}
+	literal := "SEARCH SUBJECT {20+}\r\n" + strings.Repeat("x", 20)
+	if l := a.do("3", literal); last(l) != "3 OK Search completed" {
+		t.Error(l)
+	}
+	set(func(l *Limits) { l.Literals = 10 })
+	a.send("4 SEARCH SUBJECT {20}\r\n")
+	if l := a.line(); l != "4 BAD Literal too long" {
+		t.Error(l)
+	}
+
+	set(func(l *Limits) { l.PerAccount = 1 })
+	b := d.dial(t)
+	b.line()
+	if l := b.do("5", `LOGIN "`+alice+`" "secret alice"`); last(l) != "5 NO [LIMIT] Too many sessions of this account" {
+		t.Error(l)
+	}
+	for _, change := range []func(*Limits){func(l *Limits) { l.PerAddress = 2 }, func(l *Limits) { l.Sessions = 2 }} {
+		set(change)
+		c := d.dial(t)
+		if l := c.line(); l != "* BYE [UNAVAILABLE] Too many connections, try again later" {
+			t.Error(l)
+		}
+	}
+	set(func(l *Limits) { l.Command = 100 })
+	if l := a.do("6", "NOOP"); last(l) != "6 OK Done" {
+		t.Error(l)
+	}
+	a.send("7 SEARCH SUBJECT \"" + strings.Repeat("y", 10_000) + "\"\r\n")
+	if l := a.until("* BYE"); last(l) != "* BYE Command line too long" {
+		t.Error(l)
+	}
+}
