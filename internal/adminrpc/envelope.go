@@ -377,8 +377,8 @@ func (l *limiter) count(a netip.Addr, now time.Time) {
 				delete(l.m, k)
 			}
 		}
-		for k := range l.m { // still full: any one makes room
-			if len(l.m) < maxClients {
+		for k := range l.m { // still full: some go, so that this is not done each time
+			if len(l.m) < maxClients*3/4 {
 				break
 			}
 			delete(l.m, k)
