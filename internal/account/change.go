@@ -35,6 +35,9 @@ type New struct {
 	Token    string // registration token to reserve
 	LoggedIn bool   // this is the first login
 	Limit    int64  // storage limit in bytes: 0 default, negative none
+	// Times of an account that comes from elsewhere, unix seconds; 0 is now, and
+	// never for the logins. They do not go with LoggedIn.
+	CreatedAt, FirstLogin, LastLogin int64
 }
 
 // Create makes an account in one transaction. It never overwrites one: two
@@ -62,6 +65,12 @@ func (s *Store) Create(ctx context.Context, n New) error {
 	}
 	now := s.now().Unix()
 	e := &entry{hash: hash, created: now, first: 1, limit: n.Limit, token: n.Token, live: &live{}}
+	if n.CreatedAt > 0 {
+		e.created = min(n.CreatedAt, now)
+	}
+	if n.FirstLogin > 1 {
+		e.first, e.last = min(n.FirstLogin, now), min(max(n.LastLogin, n.FirstLogin), now)
+	}
 	if n.LoggedIn {
 		e.first, e.last = now, now
 		e.live.seen.Store(now)

@@ -238,6 +238,24 @@ func (s *Store) List() []Info {
 	return list
 }
 
+// Exported is an account with its password hash, to be taken elsewhere.
+type Exported struct {
+	Info
+	Hash string // a stored form, as CheckHash accepts
+}
+
+// Export returns every account, by address, with its password hash.
+func (s *Store) Export() []Exported {
+	list := s.List()
+	all := make([]Exported, 0, len(list))
+	for _, i := range list {
+		if e := s.get(i.Addr); e != nil {
+			all = append(all, Exported{i, e.hash})
+		}
+	}
+	return all
+}
+
 // Blocks returns every blocked address, by address.
 func (s *Store) Blocks() []Info {
 	s.mu.RLock()

@@ -45,6 +45,21 @@ const (
 // CreateToken stores t; an empty Token is drawn, MaxUses 0 means 1. Errors:
 // fault.Invalid, fault.Exists, fault.Busy.
 func (s *Store) CreateToken(ctx context.Context, t Token) (Token, error) {
+	return s.storeToken(ctx, t, "")
+}
+
+// ReplaceToken is CreateToken, but a token that exists gets the new limit, comment
+// and end. Its uses stay.
+func (s *Store) ReplaceToken(ctx context.Context, t Token) (Token, error) {
+	t, err := s.storeToken(ctx, t, " ON CONFLICT (token) DO UPDATE SET max_uses = excluded.max_uses, comment = excluded.comment, expires_at = excluded.expires_at")
+	if err != nil {
+		return t, err
+	}
+	t, _, err = s.TokenInfo(ctx, t.Token)
+	return t, err
+}
+
+func (s *Store) storeToken(ctx context.Context, t Token, conflict string) (Token, error) {
 	if t.Token == "" {
 		var b [18]byte
 		if _, err := io.ReadFull(s.random, b[:]); err != nil {
@@ -66,7 +81,7 @@ func (s *Store) CreateToken(ctx context.Context, t Token) (Token, error) {
 		t.ExpiresAt = expires.Time
 	}
 	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, "INSERT INTO registration_tokens (token, max_uses, used_count, comment, expires_at, created_at) VALUES (?, ?, 0, ?, ?, ?)",
+		_, err := tx.Exec(ctx, "INSERT INTO registration_tokens (token, max_uses, used_count, comment, expires_at, created_at) VALUES (?, ?, 0, ?, ?, ?)"+conflict,
 			t.Token, t.MaxUses, t.Comment, expires, db.At(t.CreatedAt))
 		return err
 	})

@@ -37,6 +37,7 @@ import (
 	"madmail/internal/logging"
 	"madmail/internal/mailbox/maildir"
 	"madmail/internal/ops"
+	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
 	"madmail/internal/smtpserver"
@@ -87,12 +88,18 @@ type App struct {
 	jobs     *upkeep.Scheduler
 	Ops      ops.Table
 
-	fed     federation
-	doors   doors
-	calls   calls
-	group   task.Group
-	undo    []func(context.Context) error
-	measure []address.Addr // accounts still to be measured in this rotation
+	fed   federation
+	push  *push.Notifier
+	doors doors
+	calls calls
+	admin atomic.Pointer[admin]
+	group task.Group
+	undo  []func(context.Context) error
+	again chan struct{} // somebody wants a restart
+
+	restarting atomic.Bool
+	keeper     atomic.Pointer[upkeep.Keeper]
+	measure    []address.Addr // accounts still to be measured in this rotation
 }
 
 // New builds and starts everything. When it fails what was built is undone.
@@ -103,7 +110,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	if opt.Stderr == nil {
 		opt.Stderr = io.Discard
 	}
-	a = &App{opt: opt, booted: time.Now(), Log: logging.NewRoot()}
+	a = &App{opt: opt, booted: time.Now(), Log: logging.NewRoot(), again: make(chan struct{}, 1)}
 	a.log = a.Log.Logger("app")
 	defer func() {
 		if err != nil {
@@ -166,7 +173,12 @@ func (a *App) watchdog(context.Context) error {
 // Stop undoes everything in reverse.
 func (a *App) Stop(ctx context.Context) error {
 	if !a.opt.Offline {
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		word := daemon.SdNotifyStopping
+		if a.restarting.Load() { // else the manager would count the time and end the process
+			word = daemon.SdNotifyReloading
+			word += "\n" + daemon.SdNotifyMonotonicUsec()
+		}
+		_, _ = daemon.SdNotify(false, word)
 	}
 	var errs []error
 	for len(a.undo) > 0 {
@@ -308,7 +320,7 @@ func (a *App) openStore(ctx context.Context) error {
 	a.quota = quota.New(a.accounts.Limit)
 	a.bus = event.New()
 	var err error
-	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.bus.Publish, Used: a.quota.Add,
+	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.boxChanged, Used: a.quota.Add,
 		MaxBoxes: func() int { return a.settings.Current().Number(settings.IMAPMailboxes) }})
 	if err != nil {
 		return err
@@ -321,24 +333,27 @@ func (a *App) openStore(ctx context.Context) error {
 }
 
 func (a *App) openFlows(context.Context) error {
+	if err := a.openPush(); err != nil {
+		return err
+	}
 	a.auth = auth.New(auth.Options{Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Outgoing: &a.fed, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
 	}
-	a.jobs, err = upkeep.New(a.Log.Logger("tasks"),
-		upkeep.Job{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
-		a.flushPeers(),
-		upkeep.Job{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
-		upkeep.Job{Name: "expire-push-tokens", Every: 24 * time.Hour, Run: func(ctx context.Context) error {
-			_, err := a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)
-			return err
-		}},
-	)
+	if err := a.openKeeper(); err != nil {
+		return err
+	}
+	a.jobs, err = upkeep.New(a.Log.Logger("tasks"), append([]upkeep.Job{
+		{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
+		{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
+		a.flushPeers(), a.pruneKeys(),
+		{Name: "forget-fetched", Every: 24 * time.Hour, Run: a.fed.boxes.Forget},
+	}, a.keeper.Load().Jobs()...)...)
 	if err != nil || a.opt.Offline {
 		return err
 	}
@@ -383,6 +398,9 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 	if a.smtp != nil {
 		a.smtp.EndSessions(x)
 		a.imap.EndSessions(x)
+	}
+	if why == account.Removed && a.push != nil {
+		a.push.Forget(x)
 	}
 	if why == account.Removed && a.devices != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -432,8 +450,11 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.onStop(a.imap.Stop)
+	if err := errors.Join(a.openAdmin(), a.openInbound()); err != nil {
+		return err
+	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err

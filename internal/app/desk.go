@@ -36,7 +36,15 @@ func (a *App) openDesk(context.Context) error {
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
 		RemoveMail: a.store.RemoveAccount,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
-		Status:     a.status, Reload: a.Reload, AdminToken: a.adminToken,
+		Push:       a.pushFacts, ResetPush: a.push.Reset,
+		Exchangers: a.fed.boxes,
+		Keys: ops.Keys{
+			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
+			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
+			Facts: a.zoneFacts,
+		},
+		Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil
@@ -68,7 +76,7 @@ func (a *App) status(context.Context) ops.Status {
 	count("IMAP", a.imap.Remotes)
 	count("SMTP", a.smtp.Remotes)
 	for _, b := range a.Listeners() {
-		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS})
+		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS, Source: b.Source})
 	}
 	s, d, im, sm := a.store.Stats(), a.intake.Stats(), a.imap.Stats(), a.smtp.Stats()
 	bytes, messages := a.quota.Total()
@@ -78,6 +86,8 @@ func (a *App) status(context.Context) ops.Status {
 		"imap_logins": im.Logins, "imap_failed_logins": im.FailedLogins, "smtp_logins": sm.Logins, "smtp_failed_logins": sm.FailedLogins,
 		"storage_bytes": bytes, "storage_messages": messages,
 	}
+	p := a.push.Stats()
+	st.Counters["push_sent"], st.Counters["push_gone"], st.Counters["push_failed"], st.Counters["push_pending"] = p.Sent, p.Gone, p.Failed, int64(p.Pending)
 	a.countCalls(&st)
 	return st
 }
@@ -142,11 +152,14 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err != nil {
 		return ops.Reloaded{}, errors.Join(err, a.settings.Reload(ctx, fileSettings(old)))
 	}
-	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx), a.fed.policy.Reload(ctx)); err != nil {
+	if err := errors.Join(a.accounts.Reload(ctx), a.devices.Reload(ctx), a.fed.policy.Reload(ctx), a.fed.boxes.Reload(ctx)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.settings.Reload(ctx, fileSettings(old)))
 	}
 	if err := a.domains.Set(domainOptions(conf)); err != nil {
 		return ops.Reloaded{}, errors.Join(err, sockets.rollback()) // cannot be: it was checked above
+	}
+	if err := a.fed.keys.Use(a.signed(), a.settings.Current().Text(settings.DKIMSelector)); err != nil {
+		return ops.Reloaded{}, errors.Join(err, sockets.rollback(), a.domains.Set(domainOptions(old)), a.settings.Reload(ctx, fileSettings(old)))
 	}
 	a.accounts.SetPolicy(accountPolicy(conf))
 	a.conf.Store(conf)
@@ -171,17 +184,28 @@ func startOnly(c *config.Config) string {
 var atOnce = map[settings.Key]bool{
 	settings.SMTPHostname: true, settings.TURNEnabled: true, settings.TURNPort: true, settings.TURNLocalOnly: true, settings.TURNRealm: true,
 	settings.TURNSecret: true, settings.TURNRelayIP: true, settings.TURNTTL: true, settings.TURNRelayPortMin: true, settings.TURNRelayPortMax: true,
-	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
+	settings.DKIMSelector: true,
+	settings.SSEnabled:    true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
 }
 
-// change stores a setting and makes it so. Sockets that it names are opened
+// change stores settings, all or none, and makes them so. Sockets that it names are opened
 // before the value is stored; when that fails nothing is changed.
-func (a *App) change(ctx context.Context, c settings.Change) (effect string, err error) {
+func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, err error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	p, err := a.settings.Plan(c)
+	p, err := a.settings.Plan(c...)
 	if err != nil {
 		return "", err
+	}
+	if slices.Contains(p.Changed, settings.DKIMSelector) {
+		if err := a.fed.keys.Use(a.signed(), p.Candidate.Text(settings.DKIMSelector)); err != nil {
+			return "", err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, a.fed.keys.Use(a.signed(), a.settings.Current().Text(settings.DKIMSelector)))
+			}
+		}()
 	}
 	sockets := &rebinding{a: a}
 	want := a.wanted(a.conf.Load(), p.Candidate)

@@ -9,14 +9,19 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
+	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/dane"
 	"madmail/internal/delivery"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mtasts"
+	"madmail/internal/mxdeliv"
 	"madmail/internal/ops"
 	"madmail/internal/outbound"
 	"madmail/internal/outbound/httpsend"
@@ -37,6 +42,10 @@ type federation struct {
 	peers    *peers.Store
 	queue    *queue.Queue
 	worker   *outbound.Worker
+	keys     *certs.DKIM
+	inbound  *mxdeliv.Handler
+	boxes    *exchange.Store
+	verdicts [authres.Unknown + 1]atomic.Int64 // on mail that came in
 }
 
 // openFederation opens the queue and what decides about it. Nothing is sent
@@ -44,8 +53,11 @@ type federation struct {
 func (a *App) openFederation(ctx context.Context) error {
 	conf := a.conf.Load()
 	f := &a.fed
-	var err error
-	if f.resolver, err = resolve.New(resolve.Options{Logger: a.Log.Logger("dns")}); err != nil {
+	servers, err := config.ParseServers(conf.DNSServers)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "dns_servers") // cannot be: the file was checked
+	}
+	if f.resolver, err = resolve.New(resolve.Options{Servers: servers, Logger: a.Log.Logger("dns")}); err != nil {
 		return err
 	}
 	if f.policy, err = policy.Open(ctx, policy.Options{DB: a.db, Switches: a.switches, Logger: a.Log.Logger("federation")}); err != nil {
@@ -65,6 +77,12 @@ func (a *App) openFederation(ctx context.Context) error {
 		return err
 	}
 	a.onStop(f.queue.Close)
+	if err := a.openKeys(); err != nil {
+		return err
+	}
+	if f.boxes, err = exchange.Open(ctx, a.db, nil); err != nil {
+		return err
+	}
 	f.peers, err = peers.Open(peers.Options{DB: a.db, Queued: f.queue.Depths})
 	return err
 }
@@ -106,14 +124,22 @@ func (a *App) startFederation(ctx context.Context) error {
 	}
 	f.worker, err = outbound.New(outbound.Options{
 		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: web, SMTP: mail,
-		Trust: &trust{f.resolver, sts}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
-		Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
+		Trust: &trust{f.resolver, sts}, Signer: signer{f.keys}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.domains.Registration,
+		Rewrite: func() string { return a.conf.Load().EndpointRewrite }, Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
 	})
 	if err != nil {
 		return err
 	}
 	a.onStop(f.worker.Stop)
-	return f.worker.Start(ctx)
+	if err := f.worker.Start(ctx); err != nil {
+		return err
+	}
+	poller, err := exchange.New(exchange.Options{Store: f.boxes, Accept: a.fetched, Known: a.reads, Domains: a.domains.Local, Logger: a.Log.Logger("exchange")})
+	if err != nil {
+		return err
+	}
+	a.onStop(poller.Stop)
+	return poller.Start(ctx)
 }
 
 func schedule(c *config.Config) outbound.Schedule {

@@ -198,12 +198,12 @@ func Check(ctx context.Context, r io.ReaderAt, size int64, domain string, keys K
 	return again, nil
 }
 
-// Header returns an Authentication-Results field, with its final CRLF, in the name
-// of server, for the top of the message. Fields of that name which came with the
-// message have to be removed (RFC 8601 section 5).
-func Header(server string, rep dkim.Report) []byte {
+// Header returns a field with the content of Authentication-Results and its final
+// CRLF, in the name of server, for the top of the message. Fields of that name which
+// came with the message have to be removed (RFC 8601 section 5).
+func Header(name, server string, rep dkim.Report) []byte {
 	var b strings.Builder
-	b.WriteString("Authentication-Results: ")
+	b.WriteString(name + ": ")
 	b.WriteString(value(server))
 	if len(rep.Results) == 0 {
 		b.WriteString(";\r\n\tdkim=none")

@@ -132,7 +132,7 @@ func (s *shell) root() *cobra.Command {
 		},
 	})
 	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.tokens(),
-		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.proxy(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
+		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.push(), s.exchanger(), s.dkim(), s.zone(), s.proxy(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	return root
 }
 
@@ -276,12 +276,16 @@ func (s *shell) serve(dev, once bool) error {
 			fmt.Fprintln(s.err, "madmail: warning:", err)
 		}
 	}
-	for !once {
-		sig := <-signals
-		if sig == os.Interrupt || sig == syscall.SIGTERM {
-			break
+	again := false
+	for !once && !again {
+		select {
+		case sig := <-signals:
+			if once = sig == os.Interrupt || sig == syscall.SIGTERM; !once {
+				s.react(ctx, a, sig)
+			}
+		case <-a.Restart():
+			again = true
 		}
-		s.react(ctx, a, sig)
 	}
 	ending, cancel := context.WithTimeout(context.Background(), 7*time.Second)
 	defer cancel()
@@ -297,7 +301,12 @@ func (s *shell) serve(dev, once bool) error {
 			}
 		}
 	}()
-	return a.Stop(ending)
+	err = a.Stop(ending)
+	if !again {
+		return err
+	}
+	// What runs next may be another binary: this one was replaced meanwhile.
+	return errors.Join(err, replace())
 }
 
 // prepare writes a first configuration where there is none.

@@ -436,7 +436,7 @@ func (s *shell) queuePurge() *cobra.Command {
 			if !s.confirm(question, yes) {
 				return s.aborted("queue purge")
 			}
-			var r ops.Purged
+			var r ops.QueuePurged
 			if err := s.call("queue.purge", f, &r); err != nil {
 				return err
 			}

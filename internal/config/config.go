@@ -110,6 +110,10 @@ type Config struct {
 	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
 	DBDSN                  string `toml:"db_dsn"`
 
+	EndpointRewrite string `toml:"endpoint_rewrite"`
+	PushURL         string `toml:"push_url"`
+	DNSServers      string `toml:"dns_servers" kind:"servers"`
+
 	QueueLocation        string `toml:"queue_location"`
 	QueueMaxTries        int    `toml:"queue_max_tries"`
 	QueueMaxParallelism  int    `toml:"queue_max_parallelism"`
@@ -487,6 +491,9 @@ func check(f field, text string) (what, hint string) {
 	case "networks":
 		_, err = ParseNetworks(text)
 		noun, hint = "list of networks", `write addresses and networks, as in "127.0.0.1 10.0.0.0/8"`
+	case "servers":
+		_, err = ParseServers(text)
+		noun, hint = "list of DNS servers", `write addresses, as in "127.0.0.1 192.0.2.1:5353"`
 	case "ports":
 		_, err = ParsePorts(text)
 		noun, hint = "list of ports", `write ports with blanks between them, as in "465 993"`

@@ -67,6 +67,21 @@ func ParseNetworks(s string) (list []netip.Prefix, err error) {
 	return list, nil
 }
 
+// ParseServers reads IP addresses, each with or without a port, with blanks or
+// commas between them.
+func ParseServers(s string) ([]string, error) {
+	list := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' })
+	for _, f := range list {
+		if _, err := netip.ParseAddr(f); err == nil {
+			continue
+		}
+		if _, err := netip.ParseAddrPort(f); err != nil {
+			return nil, errors.New("bad server")
+		}
+	}
+	return list, nil
+}
+
 // ParsePorts reads ports with blanks or commas between them.
 func ParsePorts(s string) (list []int, err error) {
 	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' }) {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -35,7 +36,7 @@ type Outgoing interface {
 	Send(ctx context.Context, from address.Addr, to []address.Addr, body io.ReaderAt, size int64) error
 }
 
-// Options are what New needs. All but Outgoing, Logger and Now must be set.
+// Options are what New needs. All but Outgoing, Origins, Logger and Now must be set.
 type Options struct {
 	Store    mailbox.Store
 	Quota    *quota.Cache
@@ -46,14 +47,20 @@ type Options struct {
 	MaxSize func(Via) int64
 	// Outgoing is nil when there is no way to other domains.
 	Outgoing Outgoing
-	Logger   *slog.Logger
-	Now      func() time.Time
+	// Origins examines mail of other servers; nil takes them at their word.
+	Origins Origins
+	// Delivered, when not nil, is told of each account that got a message from somebody
+	// else. It must return at once.
+	Delivered func(to address.Addr)
+	Logger    *slog.Logger
+	Now       func() time.Time
 }
 
 // Service is the intake. All methods may be called from many goroutines.
 type Service struct {
 	Options
-	accepted, refused, stored, queued atomic.Int64
+	repeats                                     repeats
+	accepted, refused, stored, queued, repeated atomic.Int64
 }
 
 // New checks o and returns the intake.
@@ -76,7 +83,9 @@ func New(o Options) (*Service, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{Options: o}, nil
+	s := &Service{Options: o}
+	_, _ = rand.Read(s.repeats.key[:]) // never fails
+	return s, nil
 }
 
 // Stats are counts since the start.
@@ -85,11 +94,12 @@ type Stats struct {
 	Refused  int64 // messages
 	Stored   int64 // copies, one per local recipient
 	Queued   int64 // recipients elsewhere
+	Repeated int64 // copies that a server sent again, and that were there already
 }
 
 // Stats returns the counts.
 func (s *Service) Stats() Stats {
-	return Stats{Accepted: s.accepted.Load(), Refused: s.refused.Load(), Stored: s.stored.Load(), Queued: s.queued.Load()}
+	return Stats{Accepted: s.accepted.Load(), Refused: s.refused.Load(), Stored: s.stored.Load(), Queued: s.queued.Load(), Repeated: s.repeated.Load()}
 }
 
 // Check says whether a recipient may be named in e, before any data. It reads
@@ -98,8 +108,14 @@ func (s *Service) Stats() Stats {
 // decides it when the whole envelope is known.
 //
 // The error is of kind fault.Refused for a recipient that this door does not
-// carry mail to.
+// carry mail to, and for every recipient when nothing is taken from the sender's
+// domain.
 func (s *Service) Check(_ context.Context, e *Envelope, to address.Addr) error {
+	if s.Origins != nil && rules[e.Via].foreign {
+		if err := s.Origins.Takes(e.From.Domain()); err != nil {
+			return err
+		}
+	}
 	if s.Local(to.Domain()) {
 		return nil
 	}
@@ -135,16 +151,20 @@ func (s *Service) accept(ctx context.Context, e *Envelope, r io.Reader) (Result,
 	if len(e.To) == 0 {
 		return Result{}, fault.New(fault.Invalid, "No recipients")
 	}
+	if rules[e.Via].foreign && s.Origins != nil {
+		return s.acceptForeign(ctx, e, r)
+	}
 	body, err := s.spool(ctx, e, r)
 	if err != nil {
 		return Result{}, err
 	}
 	defer body.Close()
-	return s.store(ctx, e, body)
+	return s.store(ctx, e, body, nil)
 }
 
-// store puts the body into the mailboxes of those who can have it.
-func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Result, error) {
+// store puts the body into the mailboxes of those who can have it. seen is what
+// tells a message that was sent again, or nil.
+func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, seen *fingerprint) (Result, error) {
 	res := Result{Size: body.Size()}
 	received := e.Received
 	if received.IsZero() {
@@ -161,6 +181,11 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Re
 	for _, to := range e.To {
 		if s.Outgoing != nil && !s.Local(to.Domain()) {
 			elsewhere = append(elsewhere, to)
+			continue
+		}
+		if s.repeats.has(seen, to, s.Now()) {
+			s.repeated.Add(1)
+			res.Local++
 			continue
 		}
 		h, err := s.admit(to, body.Size())
@@ -183,6 +208,11 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body) (Re
 			if p.Err != nil {
 				res.Failed = append(res.Failed, Failure{To: targets[i].Box.Account, Err: p.Err})
 				continue
+			}
+			to := targets[i].Box.Account
+			s.repeats.add(seen, to, s.Now())
+			if s.Delivered != nil && to != e.From {
+				s.Delivered(to)
 			}
 			res.Local++
 		}

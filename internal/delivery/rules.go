@@ -15,14 +15,16 @@ type rule struct {
 	exempt bool
 	// hide replaces the Subject by "[...]" as the official network does.
 	hide bool
+	// foreign: mail of other servers, whose word on where it comes from is examined.
+	foreign bool
 	// keep leaves the header block as it is.
 	keep bool
 }
 
 var rules = [...]rule{
 	Submission: {name: "submission", outgoing: true, bound: true, relay: true, hide: true},
-	Inbound:    {name: "smtp"},
-	Federation: {name: "mxdeliv"},
+	Inbound:    {name: "smtp", foreign: true},
+	Federation: {name: "mxdeliv", foreign: true},
 	Append:     {name: "append", outgoing: true, keep: true},
 	Web:        {name: "web", outgoing: true, bound: true, relay: true, hide: true},
 	Bounce:     {name: "bounce", exempt: true},

@@ -19,29 +19,37 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return 
 // way, and through the gate. The body is returned only when the message may
 // pass; what was written of a refused one is dropped.
 func (s *Service) spool(ctx context.Context, e *Envelope, r io.Reader) (mailbox.Body, error) {
-	rule := rules[e.Via]
 	w, err := s.Store.NewBody(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer w.Abort()
-	check := gate.New(gate.Options{
-		Outgoing: rule.outgoing,
-		ToSelf:   len(e.To) == 1 && e.To[0] == e.From,
-	})
-	in := intake{rule: rule, check: check, w: w, left: s.MaxSize(e.Via)}
-	if err := in.copy(ctx, r); err != nil {
-		return nil, err
-	}
-	if err := s.judge(e, check.Close()); err != nil {
+	if _, err := s.read(ctx, e, r, w, rules[e.Via].keep); err != nil {
 		return nil, err
 	}
 	return w.Seal()
 }
 
+// read reads the message once, into w and through the gate. With keep its header
+// is not edited.
+func (s *Service) read(ctx context.Context, e *Envelope, r io.Reader, w mailbox.BodyWriter, keep bool) (gate.Verdict, error) {
+	rule := rules[e.Via]
+	check := gate.New(gate.Options{
+		Outgoing: rule.outgoing,
+		ToSelf:   len(e.To) == 1 && e.To[0] == e.From,
+	})
+	in := intake{keep: keep, hide: rule.hide, check: check, w: w, left: s.MaxSize(e.Via)}
+	if err := in.copy(ctx, r); err != nil {
+		return gate.Verdict{}, err
+	}
+	v := check.Close()
+	return v, s.judge(e, v)
+}
+
 // intake is one reading of one message.
 type intake struct {
-	rule   rule
+	keep   bool // the header as it is
+	hide   bool // the subject
 	check  *gate.Checker
 	w      mailbox.BodyWriter
 	left   int64  // octets that may still come
@@ -76,7 +84,7 @@ func (in *intake) copy(ctx context.Context, r io.Reader) error {
 func (in *intake) take(p []byte) {
 	in.left -= int64(len(p))
 	_, _ = in.check.Write(p)
-	if in.inBody || in.rule.keep {
+	if in.inBody || in.keep {
 		in.write(p)
 		return
 	}
@@ -90,12 +98,12 @@ func (in *intake) take(p []byte) {
 
 // endHeader writes the edited header block and what was read behind it.
 func (in *intake) endHeader(n int) {
-	if in.inBody || in.rule.keep {
+	if in.inBody || in.keep {
 		return
 	}
 	in.inBody = true
 	rest := in.header[n:]
-	in.write(message.Strip(in.header[:n], in.rule.hide))
+	in.write(message.Strip(in.header[:n], in.hide))
 	in.write(rest)
 	in.header = nil
 }

@@ -61,6 +61,7 @@ func (c *session) logout(cmd *command) response {
 	}
 	c.put("* BYE Logging out\r\n")
 	c.answer(cmd.tag, ok("Logout completed"))
+	c.parting = true
 	return response{} // and close
 }
 

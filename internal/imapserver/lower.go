@@ -1,6 +1,7 @@
 package imapserver
 
 import (
+	"errors"
 	"net"
 	"os"
 	"sync"
@@ -34,6 +35,14 @@ func (l *lowerConn) Read(p []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded // temporary: TLS goes on afterwards
 	}
 	return l.Conn.Read(p)
+}
+
+// CloseWrite ends our side of the connection.
+func (l *lowerConn) CloseWrite() error {
+	if half, ok := l.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 func (l *lowerConn) Write(p []byte) (int, error) {

@@ -57,6 +57,7 @@ type session struct {
 	until    time.Time // of the present wait
 	failures int
 	errors   int
+	parting  bool // LOGOUT was answered
 
 	box       mailbox.Box
 	open      bool // a mailbox is selected
@@ -283,10 +284,28 @@ func (c *session) close() {
 	c.idling.Store(false)
 	_ = c.flush()
 	c.unwatch()
+	if c.parting {
+		c.part()
+	}
 	c.conn.Close()
 	c.wire.discard()
 	c.out.release()
 	c.srv.remove(c)
+}
+
+// patience is how long a client that said LOGOUT has to close its side.
+const patience = 500 * time.Millisecond
+
+// part says that nothing more comes and reads what is still on its way. A socket that
+// is closed with something to read resets the connection, and the client loses the
+// end of what it was told: the last octets of a compressed command are enough.
+func (c *session) part() {
+	if half, ok := c.conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		return
+	}
+	if c.conn.SetReadDeadline(time.Now().Add(patience)) == nil {
+		_, _ = io.CopyN(io.Discard, c.conn, 64<<10)
+	}
 }
 
 func (c *session) flush() error {

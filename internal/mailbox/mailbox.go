@@ -100,6 +100,8 @@ type Body interface {
 // memory, larger ones go to a file on the store's file system.
 type BodyWriter interface {
 	io.Writer
+	// ReaderAt reads what was written so far, until Seal or Abort.
+	io.ReaderAt
 	// Seal ends the writing. Afterwards only the Body is used.
 	Seal() (Body, error)
 	// Abort drops everything written. After Seal it does nothing.

@@ -177,9 +177,15 @@ func HeaderEnd(b []byte) int {
 // hidden is what replaces the subject of a message, as the official network has it.
 const hidden = "[...]"
 
+// Verdict is the name of the field that keeps what was found out about a message's
+// origin, in the words of RFC 8601. It is not Authentication-Results: mail of this
+// network carries none when it is read.
+const Verdict = "X-Authentication-Results"
+
 // Strip returns a header block without the fields that tell where a message
-// came from (Received, DKIM-Signature, Authentication-Results); with hideSubject a
-// Subject's text is replaced. Everything else stays octet for octet.
+// came from (Received, DKIM-Signature, Authentication-Results, and Verdict, which is
+// ours to write); with hideSubject a Subject's text is replaced. Everything else
+// stays octet for octet.
 func Strip(block []byte, hideSubject bool) []byte {
 	out := make([]byte, 0, len(block))
 	for len(block) > 0 {
@@ -187,7 +193,7 @@ func Strip(block []byte, hideSubject bool) []byte {
 		f := Field(block[:n])
 		block = block[n:]
 		switch {
-		case f.Is("Received"), f.Is("DKIM-Signature"), f.Is("Authentication-Results"):
+		case f.Is("Received"), f.Is("DKIM-Signature"), f.Is("Authentication-Results"), f.Is(Verdict):
 		case hideSubject && f.Is("Subject"):
 			out = append(out, f[:bytes.IndexByte(f, ':')+1]...)
 			out = append(out, " "+hidden+"\r\n"...)

@@ -10,8 +10,10 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/settings"
+	"madmail/internal/upkeep"
 )
 
 // Desk is what the actions work on. app fills it.
@@ -19,8 +21,8 @@ type Desk struct {
 	Accounts *account.Store
 	Domains  *account.Domains
 	Settings *settings.Store
-	// Change stores a setting, makes it so, and says what became of it.
-	Change func(ctx context.Context, c settings.Change) (effect string, err error)
+	// Change stores settings, all or none, makes them so, and says what became of them.
+	Change func(ctx context.Context, c ...settings.Change) (effect string, err error)
 	// Where the server keeps things.
 	Where Where
 	// Usage tells what an account stores, in bytes.
@@ -45,6 +47,23 @@ type Desk struct {
 	TURN func() bool
 	// Federation is the way to other servers.
 	Federation Federation
+	// Push tells how the wake-ups go; ResetPush forgets that they failed.
+	Push      func() PushFacts
+	ResetPush func()
+	// Exchangers are where mail is fetched.
+	Exchangers *exchange.Store
+	// Keys sign what goes there.
+	Keys Keys
+	// Keeper removes what is old.
+	Keeper *upkeep.Keeper
+	// Storage tells what the server takes. It reads kept counters where it can.
+	Storage func(ctx context.Context) (Storage, error)
+	// ReloadCaches fills the caches anew, for hands that used SQL.
+	ReloadCaches func(ctx context.Context) error
+	// Restart begins a restart and returns.
+	Restart func(ctx context.Context) error
+	// Notify puts a message into inboxes. failed says whose it did not reach, and why.
+	Notify func(ctx context.Context, to []address.Addr, message []byte) (failed []string, err error)
 	// AdminToken returns the admin token and the API's URL.
 	AdminToken func(rotate bool) (AdminToken, error)
 }
@@ -78,11 +97,12 @@ type Status struct {
 
 // Port is a listener that is bound.
 type Port struct {
-	Port  int    `json:"port"`
-	Proto string `json:"proto"`
-	Label string `json:"label"`
-	Addr  string `json:"addr"`
-	TLS   bool   `json:"tls"`
+	Port   int    `json:"port"`
+	Proto  string `json:"proto"`
+	Label  string `json:"label"`
+	Addr   string `json:"addr"`
+	TLS    bool   `json:"tls"`
+	Source string `json:"source"` // env, db, file or default
 }
 
 // Reloaded says what a reload did.
@@ -120,6 +140,7 @@ type AccountInfo struct {
 	FirstLoginPending bool    `json:"first_login_pending"`
 	UsedBytes         int64   `json:"used_bytes"`
 	MaxBytes          *int64  `json:"max_bytes"` // null for no limit
+	IsDefaultQuota    bool    `json:"is_default_quota"`
 	MessageCount      int64   `json:"message_count"`
 	MaildirPresent    bool    `json:"maildir_present"`
 	MaildirPath       string  `json:"maildir_path"`
@@ -185,11 +206,41 @@ func NewTable(d *Desk) Table {
 	Define(t, "settings.set", "Store a setting", d.settingsSet)
 	Define(t, "settings.reset", "Forget a stored setting", d.settingsReset)
 	d.defineFederation(t)
+	d.defineDKIM(t)
+	d.defineExchangers(t)
+	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)
 	Define(t, "proxy.cipher", "Show or change the cipher of Shadowsocks", d.proxyCipher)
 	Define(t, "proxy.password", "Show or change the password of Shadowsocks", d.proxyPassword)
+	Define(t, "accounts.export", "List the accounts with their password hashes, for another server", d.export)
+	Define(t, "accounts.import", "Take accounts over from another server", d.takeOver)
+	Define(t, "accounts.delete-all", "Remove every account with its mail, and block the names", d.deleteAll)
+	Define(t, "accounts.unban-all", "Free all blocked names", d.unbanAll)
+	Define(t, "quota.status", "Tell the storage of all accounts", d.quotaStatus)
+	Define(t, "quota.get", "Show the storage of one account", d.quotaGet)
+	Define(t, "quota.set", "Limit the storage of an account, or of all that have no limit of their own", d.quotaSet)
+	Define(t, "message-size", "Show or change the largest message", d.messageSize)
+	Define(t, "federation-size", "Show or change the largest message from other servers", d.federationSize)
+	Define(t, "language", "Show or change the language of the pages", d.language)
+	Define(t, "storage", "Tell what this server takes", func(ctx context.Context, _ none) (Storage, error) { return d.Storage(ctx) })
+	Define(t, "ports.bound", "List the sockets that are bound", d.bound)
+	Define(t, "ports.status", "List the services with their ports", d.ports)
+	Define(t, "cache.reload", "Read accounts and storage anew from the database", func(ctx context.Context, _ none) (Caches, error) {
+		err := d.ReloadCaches(ctx)
+		return Caches{err == nil, err == nil}, err
+	})
+	Define(t, "restart", "Stop and start in the same process", func(ctx context.Context, _ none) (Restarting, error) {
+		return Restarting{"restarting", "the server restarts; it answers again in a few seconds"}, d.Restart(ctx)
+	})
+	Define(t, "notice.audience", "Tell whom a notice to everybody would reach", d.audience)
+	Define(t, "notice.send", "Put a message into the inbox of one user, or of all", d.notice)
+	Define(t, "mail.purge", "Remove messages by state and age", d.purge)
+	Define(t, "retention", "Tell how long messages are kept", d.retention)
+	Define(t, "tasks.list", "List the tasks that keep the house in order", d.tasks)
+	Define(t, "tasks.run", "Run one task now", d.taskRun)
+	Define(t, "tasks.run-all", "Run all tasks that are switched on", d.taskRunAll)
 	Define(t, "tokens.create", "Make a registration token", d.tokenCreate)
 	Define(t, "tokens.list", "List the registration tokens", d.tokenList)
 	Define(t, "tokens.status", "Show one registration token", d.tokenStatus)
@@ -213,7 +264,7 @@ func (d *Desk) about(ctx context.Context, i account.Info) (AccountInfo, error) {
 	}
 	a := AccountInfo{
 		Username: i.Addr.Wire(), Credentials: i.Exists, Blocked: i.Blocked, Blocklisted: i.Blocked,
-		CreatedAt: moment(i.CreatedAt), FirstLoginAt: moment(i.FirstLogin), LastLoginAt: moment(i.LastLogin), FirstLoginPending: i.Pending,
+		CreatedAt: moment(i.CreatedAt), FirstLoginAt: moment(i.FirstLogin), LastLoginAt: moment(i.LastLogin), FirstLoginPending: i.Pending, IsDefaultQuota: i.OwnLimit == 0,
 		UsedBytes: used, MessageCount: messages, MaildirPath: d.Mail(i.Addr),
 	}
 	if i.Blocked {

@@ -40,6 +40,10 @@ type FederationRule struct {
 	Domain string `json:"domain"`
 	Action string `json:"action,omitempty"`
 	Added  string `json:"added"` // RFC 3339, UTC
+	// What was said about ways to the domain: allow, block or "".
+	HTTPS string `json:"https"`
+	HTTP  string `json:"http"`
+	SMTP  string `json:"smtp"`
 }
 
 // FederationRules are the policy and its exceptions.
@@ -70,6 +74,9 @@ type Traffic struct {
 	Failed     int64  `json:"failed"`
 	LatencyMS  int64  `json:"latency_ms"` // mean, from acceptance to delivery
 	LastActive string `json:"last_active"`
+	// The same for programs: with fractions, and in unix seconds, 0 for never.
+	MeanLatency    float64 `json:"mean_latency_ms"`
+	LastActiveUnix int64   `json:"last_active_unix"`
 	// Trouble is why the server cannot be reached at present, or "".
 	Trouble string `json:"trouble,omitempty"`
 }
@@ -237,7 +244,15 @@ func stamp(t time.Time) string {
 }
 
 func (d *Desk) federationList(context.Context, none) (FederationRules, error) {
-	return FederationRules{Policy: d.policyName(), Rules: rules(d.Federation.Policy.Rules(), d.action())}, nil
+	list := rules(d.Federation.Policy.Rules(), d.action())
+	for _, t := range d.Federation.Policy.TransportRules() {
+		for i := range list {
+			if list[i].Domain == t.Domain.Host() {
+				list[i].HTTPS, list[i].HTTP, list[i].SMTP = t.HTTPS.String(), t.HTTP.String(), t.SMTP.String()
+			}
+		}
+	}
+	return FederationRules{Policy: d.policyName(), Rules: list}, nil
 }
 
 func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traffic, error) {
@@ -254,6 +269,10 @@ func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traff
 		t.Failed = t.FailedHTTP + t.FailedTLS + t.FailedSMTP
 		if s.Delivered > 0 {
 			t.LatencyMS = (s.Latency / time.Duration(s.Delivered)).Milliseconds()
+			t.MeanLatency = float64(s.Latency/time.Microsecond) / 1000 / float64(s.Delivered)
+		}
+		if !s.LastActive.IsZero() {
+			t.LastActiveUnix = s.LastActive.Unix()
 		}
 		out[i] = t
 	}
@@ -448,19 +467,19 @@ func (d *Desk) queueRemove(ctx context.Context, p QueueID) (QueueEntry, error) {
 	return e, nil
 }
 
-// Purged says how many entries were removed.
-type Purged struct {
+// QueuePurged says how many entries were removed.
+type QueuePurged struct {
 	Path    string `json:"path"`
 	Deleted int    `json:"deleted"`
 }
 
-func (d *Desk) queuePurge(ctx context.Context, p QueueFilter) (Purged, error) {
+func (d *Desk) queuePurge(ctx context.Context, p QueueFilter) (QueuePurged, error) {
 	f, err := p.filter()
 	if err != nil {
-		return Purged{}, err
+		return QueuePurged{}, err
 	}
 	n, err := d.Federation.Queue.Purge(ctx, f)
-	return Purged{Path: d.Federation.Queue.Dir, Deleted: n}, err
+	return QueuePurged{Path: d.Federation.Queue.Dir, Deleted: n}, err
 }
 
 // QueueRetry names what is due now: an entry, a domain, or all.

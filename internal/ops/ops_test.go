@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,12 +16,17 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/certs"
 	"madmail/internal/db"
+	"madmail/internal/dkim"
+	"madmail/internal/exchange"
 	"madmail/internal/fault"
+	"madmail/internal/mailbox/mailboxtest"
 	"madmail/internal/peers"
 	"madmail/internal/policy"
 	"madmail/internal/queue"
 	"madmail/internal/settings"
+	"madmail/internal/upkeep"
 )
 
 // house is a desk over real accounts and settings, with fakes for what lies
@@ -34,7 +40,13 @@ type house struct {
 	queue    *queue.Queue
 	ended    []string // who lost sessions and why
 	used     map[string]int64
+	mail     *mailboxtest.Memory
+	rules    upkeep.Rules
+	ports    []Port
 	fail     error // of Change
+
+	notices     []string
+	undelivered []string
 }
 
 func newHouse(t testing.TB) *house {
@@ -62,7 +74,9 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := policy.Open(t.Context(), policy.Options{DB: d})
+	rules, err := policy.Open(t.Context(), policy.Options{DB: d, Switches: func() policy.Switches {
+		return policy.Switches{Reject: h.settings.Current().Enum(settings.FederationPolicy) == "REJECT"}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +94,23 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	boxes, err := exchange.Open(t.Context(), d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := certs.OpenDKIM(certs.DKIMOptions{StateDir: h.dir, Domains: []address.Domain{"x.example"}, Algorithm: dkim.Ed25519})
+	if err != nil {
+		t.Fatal(err)
+	}
 	mail := func(a address.Addr) string { return filepath.Join(h.dir, "mail", a.Wire()) }
+	h.mail = mailboxtest.NewMemory()
+	keeper, err := upkeep.NewKeeper(upkeep.KeeperOptions{
+		Store: h.mail, Accounts: h.accounts, Rules: func() upkeep.Rules { return h.rules },
+		Remove: func(ctx context.Context, a address.Addr) error { return h.accounts.Delete(ctx, a, "") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.Table = NewTable(&Desk{
 		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
@@ -91,14 +121,30 @@ func newHouse(t testing.TB) *house {
 			Trouble: func() map[address.Domain]string { return nil },
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
+		Exchangers: boxes,
+		Push:       func() PushFacts { return PushFacts{Threshold: 5} }, ResetPush: func() {},
+		Keys: Keys{
+			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
+			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
+			Data:      func(context.Context, string, string) ([]string, error) { return nil, nil },
+			Addresses: func(context.Context, string) ([]netip.Addr, error) { return nil, nil },
+			Facts:     func() ZoneFacts { return ZoneFacts{Domain: "x.example", Host: "x.example"} },
+		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
-		Mail:     mail,
-		Link:     func(a address.Addr, password string) string { return "dclogin:" + a.Wire() + "?p=" + password },
+		Mail:     mail, Keeper: keeper,
+		Storage:      func(context.Context) (Storage, error) { return Storage{}, h.fail },
+		ReloadCaches: func(ctx context.Context) error { return h.accounts.Reload(ctx) },
+		Restart:      func(context.Context) error { return h.fail },
+		Notify: func(_ context.Context, to []address.Addr, m []byte) ([]string, error) {
+			h.notices = append(h.notices, string(m))
+			return h.undelivered, h.fail
+		},
+		Link: func(a address.Addr, password string) string { return "dclogin:" + a.Wire() + "?p=" + password },
 		RemoveMail: func(_ context.Context, a address.Addr) error {
 			delete(h.used, a.Local())
 			return os.RemoveAll(mail(a))
 		},
-		Status:        func(context.Context) Status { return Status{Running: true, Services: []Service{}} },
+		Status:        func(context.Context) Status { return Status{Running: true, Services: []Service{}, Ports: h.ports} },
 		Proxy:         func() ProxyFacts { return ProxyFacts{Addr: true, Port: 8388, Link: "ss://link"} },
 		ProxyPassword: func(cipher string) (string, error) { return "drawn for " + cipher, nil },
 		TURN:          func() bool { return true },
@@ -106,11 +152,11 @@ func newHouse(t testing.TB) *house {
 		AdminToken: func(rotate bool) (AdminToken, error) {
 			return AdminToken{Token: map[bool]string{false: "old", true: "new"}[rotate]}, h.fail
 		},
-		Change: func(ctx context.Context, c settings.Change) (string, error) {
+		Change: func(ctx context.Context, c ...settings.Change) (string, error) {
 			if h.fail != nil {
 				return "", h.fail
 			}
-			p, err := h.settings.Plan(c)
+			p, err := h.settings.Plan(c...)
 			if err != nil {
 				return "", err
 			}
@@ -154,7 +200,7 @@ func TestEveryActionIsDescribedAndBounded(t *testing.T) {
 		if name != op.Name || op.Doc == "" || strings.HasSuffix(op.Doc, ".") || op.Run == nil {
 			t.Errorf("%s: %+v", name, op)
 		}
-		for _, bad := range []string{`[]`, `7`, `"x"`, `{`, `{"username":7,"name":7,"token":7,"Open":7,"Rotate":7,"Pending":7,"Stored":7}`} {
+		for _, bad := range []string{`[]`, `7`, `"x"`, `{`, `{"username":7,"name":7,"token":7,"Open":7,"Rotate":7,"Pending":7,"Stored":7,"domain":7,"task":7}`} {
 			_, err := h.run(name, bad)
 			if takes := bad != `[]` && bad != `7` && bad != `"x"` && bad != `{`; err == nil && !takes || err != nil && !fault.Is(err, fault.Invalid) {
 				t.Errorf("%s %s: %v, want fault.Invalid", name, bad, err)

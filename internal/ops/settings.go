@@ -54,12 +54,21 @@ func (d *Desk) setting(k settings.Key) (Setting, error) {
 	return s, nil
 }
 
-func (d *Desk) settingsList(_ context.Context, p struct{ Stored bool }) (map[string][]Setting, error) {
+// SettingsPick picks settings.
+type SettingsPick struct {
+	Stored  bool // only those that were set
+	Secrets bool // with the values of secrets
+}
+
+func (d *Desk) settingsList(_ context.Context, p SettingsPick) (map[string][]Setting, error) {
 	list := []Setting{}
 	for _, e := range settings.Entries() {
 		s, err := d.setting(e.Key)
 		if err != nil {
 			return nil, err
+		}
+		if p.Secrets && s.Secret {
+			s.Value = d.Settings.Current().Value(e.Key)
 		}
 		if !p.Stored || s.IsSet {
 			list = append(list, s)

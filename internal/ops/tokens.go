@@ -39,6 +39,10 @@ type NewToken struct {
 	MaxUses *int   `json:"max_uses"`
 	Comment string `json:"comment"`
 	Expires string `json:"expires"` // a duration from now
+	// Replace lets a token that exists have the new values.
+	Replace bool `json:"replace,omitempty"`
+	// ExpiresAt is an end in RFC 3339, instead of Expires.
+	ExpiresAt string `json:"expires_at,omitempty"`
 }
 
 // TokenName names a token.
@@ -74,7 +78,18 @@ func (d *Desk) tokenCreate(ctx context.Context, p NewToken) (Token, error) {
 		}
 		t.ExpiresAt = time.Now().Add(in)
 	}
-	t, err := d.Accounts.CreateToken(ctx, t)
+	if p.ExpiresAt != "" {
+		at, err := time.Parse(time.RFC3339, p.ExpiresAt)
+		if err != nil {
+			return Token{}, fault.WithHint(fault.Newf(fault.Invalid, "%.40q is not a time", p.ExpiresAt), `write "2027-01-31T12:00:00Z"`)
+		}
+		t.ExpiresAt = at.UTC()
+	}
+	store := d.Accounts.CreateToken
+	if p.Replace {
+		store = d.Accounts.ReplaceToken
+	}
+	t, err := store(ctx, t)
 	if err != nil {
 		return Token{}, err
 	}

@@ -142,9 +142,13 @@ func (w *Worker) Start(context.Context) error {
 	return nil
 }
 
-// Stop takes up nothing more and lets what is in flight end. When ctx ends before, the
-// connections are broken; what was not delivered stays in the queue. It may be
-// called twice, and before Start.
+// leisure is how long a stop waits for tries to end by themselves: most are done in
+// less, and a server that does not answer must not hold up a restart.
+const leisure = 3 * time.Second
+
+// Stop takes up nothing more and lets what is in flight end for a moment. When that or
+// ctx ends before, the connections are broken; what was not delivered stays in the
+// queue. It may be called twice, and before Start.
 func (w *Worker) Stop(ctx context.Context) error {
 	w.mu.Lock()
 	w.stopped = true
@@ -156,7 +160,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 	if !started {
 		return nil
 	}
-	err := errors.Join(w.loop.Wait(ctx), w.tries.Wait(ctx))
+	patient, done := context.WithTimeout(ctx, leisure)
+	defer done()
+	err := errors.Join(w.loop.Wait(patient), w.tries.Wait(patient))
 	w.abort()
 	if err == nil {
 		return nil

@@ -197,6 +197,24 @@ func (r *Resolver) LookupMX(ctx context.Context, domain string) (Answer[MX], err
 	return a, err
 }
 
+// LookupData returns what the records of a type, as in "SRV", say, each as a master
+// file has it (RFC 1035 section 5.1) without owner, TTL, class and type. Names are in
+// lower case. The error is of kind fault.Invalid for a type that is not known, too.
+func (r *Resolver) LookupData(ctx context.Context, name, typ string) ([]string, error) {
+	t, ok := dns.StringToType[typ]
+	if !ok {
+		return nil, fault.Newf(fault.Invalid, "%q is not a type of record", typ)
+	}
+	o, err := r.lookup(ctx, name, t, time.Time{})
+	var list []string
+	for _, rr := range o.rrs {
+		if rr.Header().Rrtype == t {
+			list = append(list, strings.ToLower(strings.TrimPrefix(rr.String(), rr.Header().String())))
+		}
+	}
+	return list, err
+}
+
 // LookupA returns the IPv4 addresses of a host.
 func (r *Resolver) LookupA(ctx context.Context, host string) (Answer[netip.Addr], error) {
 	o, err := r.lookup(ctx, host, dns.TypeA, time.Time{})

@@ -3,6 +3,7 @@ package settings
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,8 @@ const (
 	FederationPolicy  Key = "__FEDERATION_POLICY__"
 	FederationEnabled Key = "__FEDERATION_ENABLED__"
 	FederationHTTP    Key = "__FEDERATION_ALLOW_HTTP__"
+	FederationBounce  Key = "__FEDERATION_BOUNCE__"
+	RequireDKIM       Key = "__FEDERATION_REQUIRE_DKIM__"
 	AllowRemoteRcpt   Key = "__ALLOW_INBOUND_REMOTE_RCPT__"
 	DKIMSelector      Key = "__DKIM_SELECTOR__"
 	MTASTSMode        Key = "__MTA_STS_MODE__"
@@ -189,8 +192,8 @@ var catalogue = []Entry{
 	{Key: DormantRetention, Kind: Duration, Default: "0", Doc: "Remove accounts whose last login is older; 0 keeps them."},
 
 	{Key: AdminWebEnabled, Default: "false", Doc: "Serve the operators' web page."},
-	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkPath, Doc: "Path of the admin API."},
-	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkPath, Doc: "Path of the operators' web page."},
+	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkOwnPath, Doc: "Path of the admin API."},
+	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
 	{Key: WebIMAPEnabled, Default: "false", Doc: "Serve mail access for browsers."},
 	{Key: WebSMTPEnabled, Default: "false", Doc: "Serve sending for browsers."},
 	{Key: WebmailCORS, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
@@ -203,7 +206,9 @@ var catalogue = []Entry{
 
 	{Key: FederationPolicy, Kind: Enum, Default: "ACCEPT", Values: []string{"ACCEPT", "REJECT"}, Doc: "What happens to servers without a rule of their own."},
 	{Key: FederationEnabled, Default: "true", Doc: "Exchange mail with other servers."},
-	{Key: FederationHTTP, Default: "false", Doc: "Bring mail to servers with a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationHTTP, Default: "false", Doc: "Exchange mail with servers that have a name by HTTP without TLS, when HTTPS does not answer; servers on an IP address always may."},
+	{Key: FederationBounce, Default: "false", Doc: "Tell senders on other servers which recipients of a message were unknown or full when others here got it."},
+	{Key: RequireDKIM, Kind: Enum, Default: "off", Values: []string{"off", "report", "require"}, Doc: "Mail from a domain name without a DKIM signature that holds: taken, taken with a warning in the log, or refused. Mail from IP addresses has none and is taken."},
 	{Key: AllowRemoteRcpt, Default: "false", Doc: "Accept mail on port 25 for domains that are not ours (an open relay)."},
 	{Key: DKIMSelector, Kind: Text, Default: "default", Effect: Component, Targets: []string{"dkim"}, check: checkLabel, Doc: "Selector of the DKIM key."},
 	{Key: MTASTSMode, Kind: Enum, Default: "testing", Values: []string{"none", "testing", "enforce"}, Doc: "Mode in the published MTA-STS policy."},
@@ -375,6 +380,24 @@ func (e *Entry) oneOf(s string) (string, error) {
 func checkPath(s string) error {
 	if s[0] != '/' || strings.ContainsAny(s, " ?#%\\\"'<>{}") || strings.Contains(s, "//") || strings.Contains(s, "/.") {
 		return fault.Newf(fault.Invalid, "%q is not a path such as /admin", s)
+	}
+	return nil
+}
+
+// taken are the first words of paths that other parts serve.
+var taken = []string{"new", "mxdeliv", "qr", "inv", "share", "app", "docs", "madmail", "mail", "webimap", "websmtp", "relay", "generate_204", "ping", "metrics", "debug",
+	"index.html", "main.css", "__proxy", "favicon.ico", "robots.txt"}
+
+func checkOwnPath(s string) error {
+	if err := checkPath(s); err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(s[1:], "/")
+	if first == "" || strings.HasSuffix(s, "/") {
+		return fault.Newf(fault.Invalid, "%q is not a path such as /admin", s)
+	}
+	if slices.Contains(taken, first) {
+		return fault.Newf(fault.Invalid, "the path /%s belongs to another part of the server", first)
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ package settings
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"madmail/internal/fault"
@@ -162,6 +163,9 @@ func (s *Snapshot) crossCheck() error {
 	}
 	if p := s.Port(TURNPort); s.Port(TURNRelayPortMin) <= p && p <= s.Port(TURNRelayPortMax) {
 		return fault.New(fault.Invalid, "turn_port lies among the relay ports")
+	}
+	if api, web := s.Text(AdminPath)+"/", s.Text(AdminWebPath)+"/"; strings.HasPrefix(api, web) || strings.HasPrefix(web, api) {
+		return fault.New(fault.Invalid, "admin_path and admin_web_path lie within each other")
 	}
 	return nil
 }

@@ -36,16 +36,27 @@ var (
 	errFull  = fault.New(fault.Full, "turnserver: too many relays")
 )
 
-// AllocatePacketConn opens a relay on a free port. The library asks without a
-// user, up to 128 times, when a client wants an even port (RFC 8656 section
-// 7.2); nobody does today, and the reservations that come with it have no limit,
-// so that is refused, which the client is told as "insufficient capacity".
+// evensPerSecond and evensAtOnce bound how often even ports are asked for. Each time
+// the library keeps the port after it reserved for half a minute, without a limit of
+// its own.
+const (
+	evensPerSecond = 100
+	evensAtOnce    = 1000
+)
+
+// AllocatePacketConn opens a relay on a free port. When a client wants an even port
+// (RFC 8656 section 7.2) the library asks first without a user, for a socket that it
+// closes again, and then for that very port; for the one after it when a client comes
+// with a reservation.
 func (g generator) AllocatePacketConn(a turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
 	c, s := g.in.conf, g.in.s
-	if a.UserID == "" || a.RequestedPort != 0 {
-		return nil, nil, fault.New(fault.Refused, "turnserver: ports are not chosen by clients")
-	}
 	six := a.Network == "udp6"
+	if a.UserID == "" {
+		return g.even(six)
+	}
+	if p := a.RequestedPort; p != 0 && (p < c.PortMin || p > c.PortMax) {
+		return nil, nil, fault.New(fault.Refused, "turnserver: the port is not one of ours")
+	}
 	i := slices.IndexFunc(c.Relay, func(ip netip.Addr) bool { return plain(ip).Is6() == six })
 	if i < 0 {
 		return nil, nil, fault.New(fault.Refused, "turnserver: no relay address of this family")
@@ -53,7 +64,7 @@ func (g generator) AllocatePacketConn(a turn.AllocateListenerConfig) (net.Packet
 	if err := s.count(g.in, a.UserID); err != nil {
 		return nil, nil, err
 	}
-	r, err := g.in.open(plain(c.Relay[i]), a.Network, a.UserID)
+	r, err := g.in.open(plain(c.Relay[i]), a.Network, a.UserID, a.RequestedPort)
 	if err != nil {
 		s.discount(a.UserID)
 		return nil, nil, err
@@ -61,19 +72,56 @@ func (g generator) AllocatePacketConn(a turn.AllocateListenerConfig) (net.Packet
 	return r, net.UDPAddrFromAddrPort(r.addr), nil
 }
 
-// open binds a port of the range, beginning anywhere. The socket is bound to the
-// address that is handed out when this machine has it, else to all.
-func (in *instance) open(ip netip.Addr, network, user string) (*relay, error) {
-	bind := ip
-	if !in.s.local(ip) {
-		if bind = netip.IPv4Unspecified(); ip.Is6() {
-			bind = netip.IPv6Unspecified()
+// even finds a free even port whose successor is free, too.
+func (g generator) even(six bool) (net.PacketConn, net.Addr, error) {
+	c, s := g.in.conf, g.in.s
+	i := slices.IndexFunc(c.Relay, func(ip netip.Addr) bool { return plain(ip).Is6() == six })
+	if i < 0 || !s.evens.Allow() {
+		return nil, nil, fault.New(fault.Refused, "turnserver: no even port")
+	}
+	bind := g.in.bindTo(plain(c.Relay[i]))
+	first := (c.PortMin + 1) &^ 1
+	pairs := (c.PortMax - first + 1) / 2
+	if pairs < 1 {
+		return nil, nil, fault.New(fault.Full, "turnserver: no even port")
+	}
+	start := rand.IntN(pairs)
+	for try := range min(pairs, mostTries) {
+		port := uint16(first + 2*((start+try)%pairs))
+		if s.relayAt(six, port) != nil || s.relayAt(six, port+1) != nil {
+			continue
+		}
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind, port)))
+		if err == nil {
+			return udp, udp.LocalAddr(), nil
 		}
 	}
+	return nil, nil, fault.New(fault.Full, "turnserver: no even port")
+}
+
+// bindTo is the address that a relay's socket is bound to: the one that is handed out
+// when this machine has it, else all.
+func (in *instance) bindTo(ip netip.Addr) netip.Addr {
+	switch {
+	case in.s.local(ip):
+		return ip
+	case ip.Is6():
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// open binds a port: the one wanted, or when that is 0 one of the range, beginning
+// anywhere.
+func (in *instance) open(ip netip.Addr, network, user string, wanted int) (*relay, error) {
+	bind := in.bindTo(ip)
 	size := in.conf.PortMax - in.conf.PortMin + 1
-	start := rand.IntN(size)
+	start, tries := rand.IntN(size), min(size, mostTries)
+	if wanted != 0 {
+		start, tries = wanted-in.conf.PortMin, 1
+	}
 	var last error
-	for try := range min(size, mostTries) {
+	for try := range tries {
 		port := uint16(in.conf.PortMin + (start+try)%size)
 		if in.s.relayAt(ip.Is6(), port) != nil {
 			continue

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/pion/turn/v5"
+	"golang.org/x/time/rate"
 
 	"madmail/internal/fault"
 	"madmail/internal/task"
@@ -122,6 +123,7 @@ type Server struct {
 	tasks    task.Group
 	group    sync.WaitGroup // calls of Serve and ServePacket
 	stopping chan struct{}
+	evens    *rate.Limiter
 
 	stats struct {
 		created, quota, denied, refused, dropped, unanswered, toPeers, fromPeers atomic.Int64
@@ -167,7 +169,7 @@ func New(opt Options) (*Server, error) {
 	}
 	conf := opt.Config
 	s := &Server{
-		opt: opt, stopping: make(chan struct{}), conf: &conf, changed: make(chan struct{}), sockets: make(map[*int]func()),
+		opt: opt, stopping: make(chan struct{}), evens: rate.NewLimiter(evensPerSecond, evensAtOnce), conf: &conf, changed: make(chan struct{}), sockets: make(map[*int]func()),
 		relays: make(map[relayKey]*relay), users: make(map[string]int), sources: make(map[netip.Addr]int),
 		pending: make(map[clientKey]netip.Addr), clients: make(map[netip.AddrPort]*stream), conns: make(map[netip.Addr]int),
 	}

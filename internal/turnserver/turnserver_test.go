@@ -510,49 +510,86 @@ func TestPortsRunOut(t *testing.T) {
 	}
 }
 
-// The library would listen for TCP, and keep reservations without end.
-func TestTCPAndEvenPortsAreNotRelayed(t *testing.T) {
-	b := start(t, nil)
-	client := b.client("udp", b.Credentials("", time.Hour))
-	if _, err := client.AllocateTCP(); err == nil || !strings.Contains(err.Error(), "508") {
-		t.Errorf("TCP: %v, want 508", err)
-	}
+// allocation asks for a relay with an attribute of its own, and returns the answer.
+func (b *bench) allocation(attr stun.RawAttribute) *stun.Message {
+	b.t.Helper()
 	pc, to := b.dial("udp")
-	defer pc.Close()
+	b.t.Cleanup(func() { pc.Close() })
 	c := b.Credentials("", time.Hour)
 	nonce := stun.Nonce{}
-	for round := range 2 {
+	for round := 0; ; round++ {
 		set := []stun.Setter{
 			stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest),
-			stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{17, 0, 0, 0}},
-			stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0x80}},
+			stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{17, 0, 0, 0}}, attr,
 		}
-		if round == 1 {
+		if round > 0 {
 			set = append(set, stun.NewUsername(c.User), stun.NewRealm(realm), nonce, stun.NewLongTermIntegrity(c.User, realm, c.Password))
 		}
 		m, err := stun.Build(set...)
 		if err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
 		if _, err := pc.WriteTo(m.Raw, to); err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
-		raw, _ := receive(t, pc)
+		raw, _ := receive(b.t, pc)
 		answer := &stun.Message{Raw: raw}
 		if err := answer.Decode(); err != nil {
-			t.Fatal(err)
+			b.t.Fatal(err)
 		}
-		var code stun.ErrorCodeAttribute
-		if err := code.GetFrom(answer); err != nil {
-			t.Fatal(err)
+		if round > 0 {
+			return answer
 		}
-		if want := []stun.ErrorCode{stun.CodeUnauthorized, stun.CodeInsufficientCapacity}[round]; code.Code != want {
-			t.Fatalf("round %d: %d, want %d", round, code.Code, want)
+		if err := nonce.GetFrom(answer); err != nil {
+			b.t.Fatal(err)
 		}
-		_ = nonce.GetFrom(answer)
 	}
-	if n := b.Stats().Allocations; n != 0 {
+}
+
+// relayed is the port of a relay in an answer, or 0.
+func relayed(m *stun.Message) int {
+	var x stun.XORMappedAddress
+	if x.GetFromAs(m, stun.AttrXORRelayedAddress) != nil {
+		return 0
+	}
+	return x.Port
+}
+
+// RFC 8656 section 7.2: an even port, and the one after it for who has the token.
+func TestEvenPorts(t *testing.T) {
+	b := start(t, nil)
+	for range 3 {
+		answer := b.allocation(stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0x80}})
+		port := relayed(answer)
+		token, err := answer.Get(stun.AttrReservationToken)
+		if port == 0 || port%2 != 0 || err != nil {
+			t.Fatalf("port %d, token %q, %v", port, token, err)
+		}
+		if next := relayed(b.allocation(stun.RawAttribute{Type: stun.AttrReservationToken, Value: token})); next != port+1 {
+			t.Errorf("reserved after %d: %d", port, next)
+		}
+	}
+	answer := b.allocation(stun.RawAttribute{Type: stun.AttrReservationToken, Value: []byte("unknown!")})
+	var code stun.ErrorCodeAttribute
+	if err := code.GetFrom(answer); err != nil || code.Code != stun.CodeInsufficientCapacity {
+		t.Errorf("an unknown token: %v, %v", code, err)
+	}
+	if n := b.Stats().Allocations; n != 6 {
 		t.Errorf("%d allocations", n)
+	}
+	// Reservations cost memory: there are not more than so many.
+	b.evens.SetBurst(0)
+	if p := relayed(b.allocation(stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0}})); p != 0 {
+		t.Error("without a limit:", p)
+	}
+}
+
+// The library would connect anywhere.
+func TestTCPIsNotRelayed(t *testing.T) {
+	b := start(t, nil)
+	client := b.client("udp", b.Credentials("", time.Hour))
+	if _, err := client.AllocateTCP(); err == nil || !strings.Contains(err.Error(), "508") {
+		t.Errorf("TCP: %v, want 508", err)
 	}
 }
 

@@ -56,8 +56,16 @@ type Options struct {
 	// fault.Refused carry a text for the user.
 	Register func(ctx context.Context, token, host string) (Account, error)
 	Facts    func() Facts
-	TLS      *tls.Config
-	Logger   *slog.Logger
+	// Policy is the MTA-STS policy (RFC 8461 section 3.2), or ""; Key the record of
+	// the DKIM key with a selector. Without them there is none.
+	Policy func() string
+	Key    func(selector string) (record string, ok bool)
+	// Before may take a request out of the site's hands, for what else is served on
+	// the same port; nil leaves it to the site. The site's limit on bodies does not
+	// hold for what is taken.
+	Before func(r *http.Request) http.Handler
+	TLS    *tls.Config
+	Logger *slog.Logger
 }
 
 // Server serves the site on listeners it is handed.
@@ -97,6 +105,8 @@ func New(opt Options) (*Server, error) {
 			plain(w, http.StatusMethodNotAllowed, "Method not allowed")
 		})
 	}
+	mux.HandleFunc("GET /.well-known/mta-sts.txt", s.policy)
+	mux.HandleFunc("GET /.well-known/_domainkey/{selector}", s.key)
 	mux.HandleFunc("/new", s.create)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusNotFound, "Not found") })
 	s.http = &http.Server{
@@ -136,6 +146,12 @@ func (s *Server) harden(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		if s.opt.Before != nil {
+			if other := s.opt.Before(r); other != nil {
+				other.ServeHTTP(w, r)
+				return
+			}
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		next.ServeHTTP(w, r)
 	})
@@ -403,6 +419,40 @@ func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
 
 // autoconfig tells mail clients the ports, so that they need not guess nor ask
 // third parties.
+// policy tells other servers which TLS to demand of us.
+func (s *Server) policy(w http.ResponseWriter, _ *http.Request) {
+	text := ""
+	if s.opt.Policy != nil {
+		text = s.opt.Policy()
+	}
+	if text == "" {
+		plain(w, http.StatusNotFound, "Not found")
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, text)
+}
+
+// key shows a DKIM record to those who cannot read it in the DNS.
+func (s *Server) key(w http.ResponseWriter, r *http.Request) {
+	selector := r.PathValue("selector")
+	if len(selector) > 64 || strings.ContainsFunc(selector, func(c rune) bool {
+		return !(c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
+	}) {
+		http.Error(w, "invalid selector", http.StatusBadRequest)
+		return
+	}
+	if s.opt.Key != nil {
+		if record, ok := s.opt.Key(selector); ok {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("Cache-Control", "max-age=86400")
+			_, _ = io.WriteString(w, record+"\n")
+			return
+		}
+	}
+	http.Error(w, "DKIM key not found", http.StatusNotFound)
+}
+
 func (s *Server) autoconfig(w http.ResponseWriter, _ *http.Request) {
 	f := s.opt.Facts()
 	var b strings.Builder

@@ -15,7 +15,7 @@ import (
 // TestTwoRelays lets real clients of two servers talk, by each transport alone,
 // and while a server is away.
 func TestTwoRelays(t *testing.T) {
-	for _, transport := range []string{"smtp"} {
+	for _, transport := range []string{"smtp", "https", "http"} {
 		t.Run(transport, func(t *testing.T) {
 			one, two := testserver.NewAt(t, "127.0.0.1", ""), testserver.NewAt(t, "127.0.0.2", "")
 			lead := func(from, to *testserver.Server) {

@@ -322,6 +322,34 @@ func (t Target) Idle(n int) ([]Figure, error) {
 	}, nil
 }
 
+// Fill makes the accounts of a pattern below n and puts messages into each.
+func (t Target) Fill(pattern string, n, messages int) error {
+	if err := t.Ensure(pattern, n); err != nil {
+		return err
+	}
+	const each = 50 // recipients of a message
+	return together(8, func(w int) error {
+		s, err := t.NewSender(fmt.Sprintf("filler%04d", w))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		msg := Message(s.from, 1500)
+		for first := w * each; first < n; first += 8 * each {
+			var rcpt []string
+			for i := first; i < min(first+each, n); i++ {
+				rcpt = append(rcpt, t.address(fmt.Sprintf(pattern, i)))
+			}
+			for range messages {
+				if _, err := s.Send(rcpt, msg); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // Ensure makes the accounts of a pattern below n exist.
 func (t Target) Ensure(pattern string, n int) error {
 	return together(8, func(w int) error {

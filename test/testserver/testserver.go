@@ -4,6 +4,7 @@ package testserver
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -31,6 +32,7 @@ type Server struct {
 	Dir    string // state directory
 	binary string
 	config string
+	env    []string
 	t      testing.TB
 
 	mu  sync.Mutex // guards the fields below
@@ -74,14 +76,33 @@ func NewAt(t testing.TB, host, extra string) *Server {
 
 func newAt(t testing.TB, host, dir, extra string) *Server {
 	t.Helper()
-	s := &Server{Host: host, Dir: dir, binary: Binary(t), t: t}
+	return NewWith(t, Options{Host: host, Dir: dir, Extra: extra})
+}
+
+// Options are what NewWith can be told. Host and Dir must be set.
+type Options struct {
+	Host, Dir string
+	Domain    string // Host when empty
+	Extra     string // lines for the configuration
+	SMTPPort  int    // for mail of other servers; a free one when 0
+	Env       []string
+}
+
+// NewWith is New with all that can be said.
+func NewWith(t testing.TB, o Options) *Server {
+	t.Helper()
+	host, extra := o.Host, o.Extra
+	s := &Server{Host: host, Dir: o.Dir, binary: Binary(t), env: o.Env, t: t}
 	free := testport.Ports(t, 7)
 	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
 		*p = free[i]
 	}
+	if o.SMTPPort != 0 {
+		s.SMTP = o.SMTPPort
+	}
 	s.config = filepath.Join(s.Dir, "chatmail.toml")
-	text := fmt.Sprintf(strings.ReplaceAll(`primary_domain = "HOST"
-hostname = "HOST"
+	text := fmt.Sprintf(strings.NewReplacer("DOMAIN", cmp.Or(o.Domain, host), "HOST", host).Replace(`primary_domain = "DOMAIN"
+hostname = "DOMAIN"
 public_ip = "HOST"
 smtp_listen = "HOST:%d"
 submission_listen = "HOST:%d"
@@ -90,8 +111,10 @@ imap_listen = "HOST:%d"
 imap_tls_listen = "HOST:%d"
 http_listen = "HOST:%d"
 http_tls_listen = "HOST:%d"
-tls_mode = "self_signed"
-`, "HOST", host), s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+`), s.SMTP, s.Submission, s.SubmissionTLS, s.IMAP, s.IMAPTLS, s.HTTP, s.HTTPS) + extra
+	if !strings.Contains("\n"+extra, "\ntls_mode = ") {
+		text += "tls_mode = \"self_signed\"\n"
+	}
 	if !strings.Contains("\n"+extra, "\nlog = ") {
 		text += "log = \"stderr\"\n"
 	}
@@ -113,6 +136,7 @@ func (s *Server) Launch() *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(s.binary, "--config", s.config, "--state-dir", s.Dir, "run")
 	cmd.Stdout, cmd.Stderr = s, s
+	cmd.Env = append(os.Environ(), s.env...)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

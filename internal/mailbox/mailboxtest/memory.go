@@ -201,6 +201,10 @@ func (w *memWriter) Write(p []byte) (int, error) {
 	return w.buf.Write(p)
 }
 
+func (w *memWriter) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(w.buf.Bytes()).ReadAt(p, off)
+}
+
 func (w *memWriter) Seal() (mailbox.Body, error) {
 	if w.done != nil {
 		return nil, w.done

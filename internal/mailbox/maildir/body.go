@@ -93,6 +93,14 @@ func (w *writer) Write(p []byte) (int, error) {
 	return n, w.err
 }
 
+// ReadAt reads what was written so far.
+func (w *writer) ReadAt(p []byte, off int64) (int, error) {
+	if w.f != nil {
+		return w.f.ReadAt(p, off)
+	}
+	return bytes.NewReader(w.buf).ReadAt(p, off)
+}
+
 func (w *writer) spill() error {
 	var id [12]byte
 	_, _ = rand.Read(id[:])

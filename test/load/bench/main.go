@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -93,6 +94,12 @@ func run() error {
 		{"mailbox", func() ([]load.Figure, error) { return t.Prefetch(10000, 1500) }},
 		{"fetch", func() ([]load.Figure, error) { return t.Fetch(12_000_000, d) }},
 		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
+		{"boot", func() ([]load.Figure, error) {
+			if !own {
+				return nil, nil
+			}
+			return boot(&t, 10_000, 20)
+		}},
 	} {
 		if *only != "" && !strings.HasPrefix(s.name, *only) {
 			continue
@@ -169,11 +176,45 @@ func start(t *load.Target) (stop func(), err error) {
 	}
 	t.SMTP, t.IMAP = port(), port()
 	conf := filepath.Join(dir, "chatmail.toml")
+	command = func(args ...string) *exec.Cmd {
+		return exec.Command(bin, append([]string{"--config", conf, "--state-dir", dir}, args...)...)
+	}
 	text := fmt.Sprintf("primary_domain = \"127.0.0.1\"\npublic_ip = \"127.0.0.1\"\nsmtp_listen = %q\nsubmission_tls_listen = %q\nimap_tls_listen = %q\nhttp_listen = %q\n", port(), t.SMTP, t.IMAP, port())
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	args := []string{bin, "--config", conf, "--state-dir", dir, "run"}
+	if err := launch(t, command("run").Args); err != nil {
+		return nil, err
+	}
+	t.Counter = func() map[string]int64 {
+		out, err := command("--json", "status").Output()
+		var st struct {
+			Data struct{ Counters map[string]int64 }
+		}
+		if err != nil || json.Unmarshal(out, &st) != nil {
+			return nil
+		}
+		return st.Data.Counters
+	}
+	return func() {
+		halt()
+		used = append(used, dir)
+	}, nil
+}
+
+var (
+	server  *exec.Cmd                      // that is running
+	command func(args ...string) *exec.Cmd // of the binary, about that server
+)
+
+// halt ends the server as a service manager does.
+func halt() {
+	_ = server.Process.Signal(syscall.SIGTERM)
+	_ = server.Wait()
+}
+
+// launch starts the server and waits until it listens.
+func launch(t *load.Target, args []string) error {
 	held := false
 	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
 		args = append([]string{"taskset", "-c", "0"}, args...)
@@ -183,9 +224,9 @@ func start(t *load.Target) (stop func(), err error) {
 	cmd.Env = append(os.Environ(), "GOMEMLIMIT=900MiB")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	t.PID = cmd.Process.Pid
+	server, t.PID = cmd, cmd.Process.Pid
 	if held {
 		pin := exec.Command("taskset", "-a", "-p", "-c", fmt.Sprintf("1-%d", runtime.NumCPU()-1), fmt.Sprint(os.Getpid()))
 		if err := pin.Run(); err != nil {
@@ -193,29 +234,56 @@ func start(t *load.Target) (stop func(), err error) {
 		}
 	}
 	pinned = held
-	t.Counter = func() map[string]int64 {
-		out, err := exec.Command(bin, "--config", conf, "--state-dir", dir, "--json", "status").Output()
-		var st struct {
-			Data struct{ Counters map[string]int64 }
-		}
-		if err != nil || json.Unmarshal(out, &st) != nil {
-			return nil
-		}
-		return st.Data.Counters
-	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		if conn, err := net.Dial("tcp", t.IMAP); err == nil {
 			conn.Close()
 			break
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("the server does not start")
+			return fmt.Errorf("the server does not start")
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
-	return func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		used = append(used, dir)
-	}, nil
+	return nil
+}
+
+// boot measures a start over many accounts with mail: to the first login, and what
+// it takes to list them. It needs a server that was started here.
+func boot(t *load.Target, accounts, messages int) ([]load.Figure, error) {
+	if err := t.Fill("tenant%05d", accounts, messages); err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("boot, %d accounts with %d messages", accounts, messages)
+	halt()
+	start := time.Now()
+	if err := launch(t, command("run").Args); err != nil {
+		return nil, err
+	}
+	listens := time.Since(start)
+	r, err := t.Login(fmt.Sprintf("tenant%05d", accounts/2))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if _, err := r.Do("SELECT INBOX"); err != nil {
+		return nil, err
+	}
+	ready := time.Since(start)
+	f := []load.Figure{
+		{Scenario: name, Name: "to listening", Unit: "ms", Value: listens.Seconds() * 1000},
+		{Scenario: name, Name: "to the first login and SELECT", Unit: "ms", Value: ready.Seconds() * 1000},
+	}
+	best := time.Hour
+	for range 3 {
+		start := time.Now()
+		out, err := command("accounts", "list", "--json").Output()
+		if err != nil {
+			return nil, err
+		}
+		if n := bytes.Count(out, []byte("tenant")); n < accounts {
+			return nil, fmt.Errorf("only %d accounts are listed", n)
+		}
+		best = min(best, time.Since(start))
+	}
+	return append(f, load.Figure{Scenario: name, Name: "accounts list --json", Unit: "ms", Value: best.Seconds() * 1000}), nil
 }

@@ -1,0 +1,405 @@
+// Package mxdeliv is the door for mail that other servers bring by HTTP: POST
+// /mxdeliv, the envelope in header fields and the message as the body. It turns a
+// request into an envelope, hands it to the one intake and turns the answer into a
+// status code. What is not for anybody here is answered like what was stored, after
+// the same wait: nobody learns who has an account.
+package mxdeliv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"madmail/internal/account"
+	"madmail/internal/address"
+	"madmail/internal/delivery"
+	"madmail/internal/fault"
+)
+
+// Path is where requests are expected; with a slash behind it, too.
+const Path = "/mxdeliv"
+
+// Limits of this door.
+const (
+	MaxRecipients = 1000
+	maxAddress    = 320 // octets of an address (RFC 5321 section 4.5.3.1)
+	maxParallel   = 256 // requests under way
+	perSecond     = 200 // requests from one address or IPv6 network
+	burst         = 2000
+	maxPeers      = 10_000 // networks that are counted
+	stall         = time.Minute
+	grace         = 30 * time.Second
+	minRate       = 1 << 10 // octets per second after grace
+)
+
+// Intake takes messages.
+type Intake interface {
+	Accept(ctx context.Context, e *delivery.Envelope, r io.Reader) (delivery.Result, error)
+}
+
+// Options configure the door. All functions are called from many goroutines and
+// read memory only.
+type Options struct {
+	Intake Intake
+	// Known reports whether somebody here reads mail for an address.
+	Known func(address.Addr) bool
+	// Local reports whether a domain is ours.
+	Local func(address.Domain) bool
+	// Takes reports, by a nil error, whether mail from a domain is taken; "" is the
+	// null reverse-path.
+	Takes func(from address.Domain) error
+	// MaxSize is the size limit of a message in octets.
+	MaxSize func() int64
+	// Plain reports whether mail from a domain may come without TLS.
+	Plain  func(from address.Domain) bool
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Requests int64 // of any kind
+	Accepted int64 // messages
+	Dropped  int64 // messages for nobody
+	Refused  int64 // messages
+}
+
+// Handler serves the door.
+type Handler struct {
+	opt   Options
+	slots chan struct{}
+
+	requests, accepted, dropped, refused atomic.Int64
+
+	mu    sync.Mutex // guards the field below
+	peers map[netip.Prefix]*rate.Limiter
+}
+
+// New returns the door.
+func New(o Options) (*Handler, error) {
+	if o.Intake == nil || o.Known == nil || o.Local == nil || o.Takes == nil || o.MaxSize == nil || o.Plain == nil {
+		return nil, errors.New("mxdeliv: an option is missing")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Handler{opt: o, slots: make(chan struct{}, maxParallel), peers: make(map[netip.Prefix]*rate.Limiter)}, nil
+}
+
+// Stats returns the counts.
+func (h *Handler) Stats() Stats {
+	return Stats{Requests: h.requests.Load(), Accepted: h.accepted.Load(), Dropped: h.dropped.Load(), Refused: h.refused.Load()}
+}
+
+// answer is what a request gets.
+type answer struct {
+	status int
+	text   string
+	retry  string // seconds
+}
+
+var (
+	ok         = answer{status: http.StatusOK, text: "OK"}
+	badRequest = answer{status: http.StatusBadRequest, text: "bad request"}
+	forbidden  = answer{status: http.StatusForbidden, text: "Forbidden"}
+	tooLarge   = answer{status: http.StatusRequestEntityTooLarge, text: "message too large"}
+	onlyTLS    = answer{status: http.StatusForbidden, text: "HTTPS required"}
+	tooOften   = answer{status: http.StatusTooManyRequests, text: "too many requests", retry: "10"}
+	busy       = answer{status: http.StatusServiceUnavailable, text: "try again later", retry: "60"}
+)
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.requests.Add(1)
+	a := h.serve(w, r)
+	head := w.Header()
+	head.Set("Content-Type", "text/plain; charset=utf-8")
+	if a.status == http.StatusMethodNotAllowed {
+		head.Set("Allow", http.MethodPost)
+	}
+	if a.retry != "" {
+		head.Set("Retry-After", a.retry)
+	}
+	// The site's limit for answers counted from before the message was read.
+	_ = http.NewResponseController(w).SetWriteDeadline(h.opt.Now().Add(stall))
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, a.text)
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
+	if r.Method != http.MethodPost {
+		return answer{status: http.StatusMethodNotAllowed}
+	}
+	if !h.allow(r.RemoteAddr) {
+		return tooOften
+	}
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	default:
+		return busy
+	}
+	limit := h.opt.MaxSize()
+	if r.ContentLength > limit {
+		h.refused.Add(1)
+		return tooLarge
+	}
+	e, known, bad := h.envelope(r)
+	if bad != nil {
+		h.refused.Add(1)
+		return *bad
+	}
+	if r.TLS == nil && !h.opt.Plain(e.From.Domain()) {
+		h.refused.Add(1)
+		return onlyTLS
+	}
+	body := &paced{r: r.Body, control: http.NewResponseController(w), now: h.opt.Now, since: h.opt.Now()}
+	if !known {
+		// Read all the same: the wait must not tell who is known.
+		n, err := io.Copy(io.Discard, io.LimitReader(body, limit+1))
+		switch {
+		case n > limit:
+			h.refused.Add(1)
+			return tooLarge
+		case err != nil:
+			return badRequest
+		}
+		h.dropped.Add(1)
+		return ok
+	}
+	if err := h.opt.Takes(e.From.Domain()); err != nil {
+		h.refused.Add(1)
+		return forbidden
+	}
+	// Finished also when the other server hangs up once all was read: it is stored then.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Hour)
+	defer cancel()
+	_, err := h.opt.Intake.Accept(ctx, e, &lines{r: body})
+	if err == nil {
+		h.accepted.Add(1)
+		return ok
+	}
+	a := h.refusal(err)
+	if a.status == http.StatusOK {
+		h.dropped.Add(1)
+	} else {
+		h.refused.Add(1)
+	}
+	return a
+}
+
+// refusal turns an error of the intake into an answer. Where the official network
+// reads a line of SMTP from the answer, it gets one.
+func (h *Handler) refusal(err error) answer {
+	text := fault.UserText(err)
+	switch fault.KindOf(err) {
+	case fault.NotFound:
+		return ok
+	case fault.Unencrypted:
+		return answer{status: http.StatusForbidden, text: text}
+	case fault.Refused:
+		return answer{status: http.StatusBadRequest, text: "554 5.7.1 " + text}
+	case fault.TooBig:
+		return tooLarge
+	case fault.Full:
+		return answer{status: http.StatusInsufficientStorage, text: "quota"}
+	case fault.Busy:
+		h.opt.Logger.Debug("mail was put off", "err", err, "hint", fault.HintOf(err))
+		return busy
+	case fault.Internal:
+		if errors.Is(err, errCut) {
+			return badRequest
+		}
+		h.opt.Logger.Error("mail could not be taken", "err", err)
+		return answer{status: http.StatusInternalServerError, text: "error"}
+	}
+	return badRequest
+}
+
+// envelope reads the header fields. known is false when nobody here is named, or
+// when the sender is one that is never heard.
+func (h *Handler) envelope(r *http.Request) (e *delivery.Envelope, known bool, bad *answer) {
+	e = &delivery.Envelope{Via: delivery.Federation, Received: h.opt.Now(), Size: max(r.ContentLength, 0)}
+	named, n := make(map[address.Addr]bool), 0
+	for _, v := range r.Header.Values("X-Mail-To") {
+		for part := range split(v) {
+			if n++; n > MaxRecipients {
+				return nil, false, &badRequest
+			}
+			to, err := parse(part)
+			if err != nil || named[to] {
+				continue // whatever it is, it is nobody here
+			}
+			named[to] = true
+			if h.opt.Local(to.Domain()) && !account.Reserved(to.Local()) {
+				e.To = append(e.To, to)
+				known = known || h.opt.Known(to)
+			}
+		}
+	}
+	if n == 0 {
+		return nil, false, &badRequest
+	}
+	from := strings.TrimSpace(r.Header.Get("X-Mail-From"))
+	if from != "" && from != "<>" {
+		var err error
+		if e.From, err = parse(from); err != nil {
+			return nil, false, &badRequest
+		}
+		if strings.EqualFold(e.From.Local(), "admin") {
+			return e, false, nil
+		}
+	}
+	return e, known, nil
+}
+
+func parse(v string) (address.Addr, error) {
+	v = strings.TrimSpace(v)
+	if in, found := strings.CutPrefix(v, "<"); found {
+		v = strings.TrimSuffix(in, ">")
+	}
+	if len(v) > maxAddress {
+		return address.Addr{}, fault.New(fault.Invalid, "address too long")
+	}
+	return address.Parse(v)
+}
+
+// split yields the parts of a value between commas outside quotes, bar empty ones.
+func split(v string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := 0; i <= len(v); i++ {
+			switch {
+			case i == len(v) || v[i] == ',' && !quoted:
+				if part := strings.TrimSpace(v[start:i]); part != "" && !yield(part) {
+					return
+				}
+				start = i + 1
+			case v[i] == '"':
+				quoted = !quoted
+			case v[i] == '\\' && quoted && i+1 < len(v):
+				i++
+			}
+		}
+	}
+}
+
+// allow limits what one network may ask. Loopback is not counted: proxies of the
+// operator stand there.
+func (h *Handler) allow(remote string) bool {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return false
+	}
+	ip := ap.Addr().Unmap()
+	if ip.IsLoopback() {
+		return true
+	}
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.peers[p]
+	if l == nil {
+		if len(h.peers) >= maxPeers {
+			clear(h.peers)
+		}
+		l = rate.NewLimiter(perSecond, burst)
+		h.peers[p] = l
+	}
+	return l.AllowN(h.opt.Now(), 1)
+}
+
+// errCut says that the other server did not send all, or too slowly.
+var errCut = errors.New("mxdeliv: the message was cut off")
+
+// paced insists on progress.
+type paced struct {
+	r       io.Reader
+	control *http.ResponseController
+	now     func() time.Time
+	since   time.Time
+	next    time.Time // when the deadline is moved again
+	got     int64
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	if t := p.now(); t.After(p.next) {
+		// Not settable in tests without a connection, where nothing stalls.
+		_ = p.control.SetReadDeadline(t.Add(stall))
+		p.next = t.Add(time.Second)
+		if age := t.Sub(p.since); age > grace && p.got < int64(age/time.Second)*minRate {
+			return 0, errCut
+		}
+	}
+	n, err := p.r.Read(b)
+	p.got += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errors.Join(errCut, err)
+	}
+	return n, err
+}
+
+// lines ends lines in CR LF, as senders on other systems forget to.
+type lines struct {
+	r    io.Reader
+	buf  [4 << 10]byte
+	rest []byte // read and not yet handed out
+	cr   bool   // the octet handed out last
+	err  error
+}
+
+func (l *lines) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(l.rest) == 0 {
+		if l.err != nil {
+			return 0, l.err
+		}
+		var n int
+		n, l.err = l.r.Read(l.buf[:])
+		l.rest = l.buf[:n]
+		if n == 0 {
+			return 0, l.err
+		}
+	}
+	n := 0
+	for n < len(p) && len(l.rest) > 0 {
+		line := l.rest
+		if i := bytes.IndexByte(line, '\n'); i > 0 {
+			line = line[:i]
+		} else if i == 0 {
+			line = line[:1]
+			if !l.cr {
+				p[n], l.cr = '\r', true
+				n++
+				continue
+			}
+		}
+		c := copy(p[n:], line)
+		l.cr = p[n+c-1] == '\r'
+		n += c
+		l.rest = l.rest[c:]
+	}
+	return n, nil
+}

@@ -1,0 +1,257 @@
+package mxdeliv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/delivery"
+	"madmail/internal/fault"
+)
+
+// intake keeps what it is given.
+type intake struct {
+	err  error
+	env  *delivery.Envelope
+	text string
+}
+
+func (i *intake) Accept(_ context.Context, e *delivery.Envelope, r io.Reader) (delivery.Result, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return delivery.Result{}, err
+	}
+	i.env, i.text = e, string(b)
+	return delivery.Result{Local: len(e.To)}, i.err
+}
+
+const limit = 1000
+
+func door(t testing.TB, i *intake, change func(*Options)) *Handler {
+	t.Helper()
+	o := Options{
+		Intake:  i,
+		Known:   func(a address.Addr) bool { return a.Local() != "nobody" },
+		Local:   func(d address.Domain) bool { return d == "here.example" || d == "[192.0.2.1]" },
+		Takes:   func(address.Domain) error { return nil },
+		MaxSize: func() int64 { return limit },
+		Plain:   func(address.Domain) bool { return true },
+	}
+	if change != nil {
+		change(&o)
+	}
+	h, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// post sends a message and returns the answer.
+func post(h http.Handler, body string, fields ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodPost, "/mxdeliv", strings.NewReader(body))
+	for i := 0; i < len(fields); i += 2 {
+		r.Header.Add(fields[i], fields[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestAnswers(t *testing.T) {
+	const from, to = "X-Mail-From", "X-Mail-To"
+	many := []string{from, "a@there.example"}
+	for i := range MaxRecipients + 1 {
+		many = append(many, to, fmt.Sprintf("u%d@here.example", i))
+	}
+	for _, c := range []struct {
+		name   string
+		err    error
+		change func(*Options)
+		body   string
+		fields []string
+		status int
+		text   string
+		to     string // whom the intake got it for; "" says that it was not asked
+	}{
+		{"stored", nil, nil, "x", []string{from, "a@there.example", to, "b@here.example"}, 200, "OK", "b@here.example"},
+		{"names of fields in another case", nil, nil, "x", []string{"x-mail-from", "a@there.example", "X-MAIL-TO", "b@here.example"}, 200, "OK", "b@here.example"},
+		{"null sender by absence", nil, nil, "x", []string{to, "b@here.example"}, 200, "OK", "b@here.example"},
+		{"null sender", nil, nil, "x", []string{from, "<>", to, "<b@here.example>"}, 200, "OK", "b@here.example"},
+		{"three, one unknown", nil, nil, "x", []string{from, "a@there.example", to, "b@here.example", to, "nobody@here.example", to, "c@here.example"}, 200, "OK", "b@here.example nobody@here.example c@here.example"},
+		{"a list", nil, nil, "x", []string{from, "a@there.example", to, `b@here.example, c@here.example`}, 200, "OK", "b@here.example c@here.example"},
+		{"a comma in quotes", nil, nil, "x", []string{from, "a@there.example", to, `"b,c"@elsewhere.example,d@here.example`}, 200, "OK", "d@here.example"},
+		{"twice the same", nil, nil, "x", []string{from, "a@there.example", to, "B@Here.Example", to, "b@here.example"}, 200, "OK", "b@here.example"},
+		{"a literal without brackets", nil, nil, "x", []string{from, "a@there.example", to, "b@192.0.2.1"}, 200, "OK", "b@[192.0.2.1]"},
+		{"nobody named", nil, nil, "x", []string{from, "a@there.example"}, 400, "bad request", ""},
+		{"too many", nil, nil, "x", many, 400, "bad request", ""},
+		{"a sender that is none", nil, nil, "x", []string{from, "nonsense", to, "b@here.example"}, 400, "bad request", ""},
+		{"unknown", nil, nil, "clear text", []string{from, "a@there.example", to, "nobody@here.example"}, 200, "OK", ""},
+		{"elsewhere", nil, nil, "x", []string{from, "a@there.example", to, "b@elsewhere.example"}, 200, "OK", ""},
+		{"not an address", nil, nil, "x", []string{from, "a@there.example", to, "b"}, 200, "OK", ""},
+		{"a long address", nil, nil, "x", []string{from, "a@there.example", to, strings.Repeat("b", 400) + "@here.example"}, 200, "OK", ""},
+		{"reserved", nil, nil, "x", []string{from, "a@there.example", to, "Postmaster@here.example"}, 200, "OK", ""},
+		{"from an administrator", nil, nil, "x", []string{from, "admin@there.example", to, "b@here.example"}, 200, "OK", ""},
+		{"unknown, and too large", nil, nil, strings.Repeat("x", limit+1), []string{to, "nobody@here.example"}, 413, "message too large", ""},
+		{"policy", nil, func(o *Options) {
+			o.Takes = func(d address.Domain) error {
+				if d == "there.example" {
+					return fault.New(fault.Refused, "no")
+				}
+				return nil
+			}
+		}, "x", []string{from, "a@there.example", to, "b@here.example"}, 403, "Forbidden", ""},
+		{"without TLS", nil, func(o *Options) { o.Plain = func(d address.Domain) bool { return d != "there.example" } }, "x", []string{from, "a@there.example", to, "b@here.example"}, 403, "HTTPS required", ""},
+		{"nobody has room", fault.New(fault.Full, "full"), nil, "x", []string{to, "b@here.example"}, 507, "quota", "b@here.example"},
+		{"gone since", fault.New(fault.NotFound, "No such user"), nil, "x", []string{to, "b@here.example"}, 200, "OK", "b@here.example"},
+		{"clear text", fault.New(fault.Unencrypted, "Encryption Needed: Invalid Unencrypted Mail"), nil, "x", []string{to, "b@here.example"}, 403, "Encryption Needed: Invalid Unencrypted Mail", "b@here.example"},
+		{"not a message", fault.New(fault.Invalid, "Malformed header"), nil, "x", []string{to, "b@here.example"}, 400, "bad request", "b@here.example"},
+		{"unsigned", fault.New(fault.Refused, "No DKIM signature found"), nil, "x", []string{to, "b@here.example"}, 400, "554 5.7.1 No DKIM signature found", "b@here.example"},
+		{"too large for the intake", fault.New(fault.TooBig, "big"), nil, "x", []string{to, "b@here.example"}, 413, "message too large", "b@here.example"},
+		{"full disk", fault.New(fault.Busy, "full disk"), nil, "x", []string{to, "b@here.example"}, 503, "try again later", "b@here.example"},
+		{"a fault", errors.New("secret path"), nil, "x", []string{to, "b@here.example"}, 500, "error", "b@here.example"},
+	} {
+		i := &intake{err: c.err}
+		w := post(door(t, i, c.change), c.body, c.fields...)
+		got := ""
+		if i.env != nil {
+			for _, a := range i.env.To {
+				got += " " + a.Wire()
+			}
+			got = got[1:]
+		}
+		if w.Code != c.status || w.Body.String() != c.text || got != c.to {
+			t.Errorf("%s: %d %q for %q, want %d %q for %q", c.name, w.Code, w.Body, got, c.status, c.text, c.to)
+		}
+		if retry := w.Header().Get("Retry-After"); (retry != "") != (c.status == 503) {
+			t.Errorf("%s: Retry-After: %q", c.name, retry)
+		}
+	}
+}
+
+func TestMethods(t *testing.T) {
+	h := door(t, &intake{}, nil)
+	for _, m := range []string{"GET", "HEAD", "PUT", "DELETE", "OPTIONS"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(m, "/mxdeliv", nil))
+		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "POST" || w.Body.Len() != 0 {
+			t.Error(m, w.Code, w.Header())
+		}
+	}
+}
+
+// The size is announced by some servers and not by others.
+func TestSizeLimit(t *testing.T) {
+	i := &intake{}
+	h := door(t, i, nil)
+	r := httptest.NewRequest(http.MethodPost, "/mxdeliv", iotest.ErrReader(errors.New("was read")))
+	r.ContentLength = limit + 1
+	r.Header.Set("X-Mail-To", "b@here.example")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusRequestEntityTooLarge {
+		t.Error(w.Code, w.Body)
+	}
+}
+
+// A connection that is lost in the middle stores nothing.
+func TestCutOff(t *testing.T) {
+	i := &intake{}
+	h := door(t, i, nil)
+	r := httptest.NewRequest(http.MethodPost, "/mxdeliv", io.MultiReader(strings.NewReader("From: a"), iotest.ErrReader(io.ErrUnexpectedEOF)))
+	r.Header.Set("X-Mail-To", "b@here.example")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusBadRequest || i.env != nil {
+		t.Error(w.Code, w.Body, i.env)
+	}
+}
+
+func TestTooSlow(t *testing.T) {
+	now := time.Unix(0, 0)
+	p := &paced{r: iotest.OneByteReader(neverending{}), control: http.NewResponseController(httptest.NewRecorder()), now: func() time.Time { now = now.Add(time.Second); return now }, since: now}
+	n, err := io.Copy(io.Discard, p)
+	if !errors.Is(err, errCut) || n > 60 {
+		t.Error(n, err)
+	}
+}
+
+type neverending struct{}
+
+func (neverending) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestOnePeerCannotTakeAll(t *testing.T) {
+	now := time.Unix(1000, 0)
+	h := door(t, &intake{}, func(o *Options) { o.Now = func() time.Time { return now } })
+	refused := 0
+	for range burst + 100 {
+		if w := post(h, "x", "X-Mail-To", "b@here.example"); w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") != "" {
+			refused++
+		}
+	}
+	if refused != 100 {
+		t.Error("refused:", refused)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/mxdeliv", strings.NewReader("x"))
+	r.RemoteAddr = "198.51.100.9:1"
+	r.Header.Set("X-Mail-To", "b@here.example")
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+		t.Error("another peer:", w.Code)
+	}
+	now = now.Add(time.Second)
+	if w := post(h, "x", "X-Mail-To", "b@here.example"); w.Code != http.StatusOK {
+		t.Error("a second later:", w.Code)
+	}
+}
+
+func TestLines(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "a": "a", "\n": "\r\n", "a\nb\r\nc\n\nd": "a\r\nb\r\nc\r\n\r\nd", "\r\r\n\n": "\r\r\n\r\n", "a\rb": "a\rb",
+	} {
+		for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader, iotest.DataErrReader} {
+			for _, size := range []int{1, 2, 3, 100} {
+				var b bytes.Buffer
+				if _, err := io.CopyBuffer(&b, struct{ io.Reader }{&lines{r: wrap(strings.NewReader(in))}}, make([]byte, size)); err != nil {
+					t.Fatal(err)
+				}
+				if b.String() != want {
+					t.Errorf("%q by %d: %q", in, size, b.String())
+				}
+			}
+		}
+	}
+}
+
+func FuzzEnvelope(f *testing.F) {
+	f.Add("a@there.example", "b@here.example,\"c,d\"@here.example")
+	f.Add("<>", "<b@here.example>")
+	f.Add("", "\"\\")
+	h := door(f, &intake{}, nil)
+	f.Fuzz(func(t *testing.T, from, to string) {
+		r := httptest.NewRequest(http.MethodPost, "/mxdeliv", nil)
+		r.Header["X-Mail-From"], r.Header["X-Mail-To"] = []string{from}, []string{to, to}
+		e, known, bad := h.envelope(r)
+		if bad != nil {
+			return
+		}
+		if known && len(e.To) == 0 {
+			t.Error("nobody is known")
+		}
+		for i, a := range e.To {
+			if !h.opt.Local(a.Domain()) || slices.Contains(e.To[:i], a) {
+				t.Error(e.To)
+			}
+		}
+	})
+}

@@ -1,0 +1,118 @@
+//go:build interop
+
+package interop
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"madmail/test/testport"
+	"madmail/test/testserver"
+)
+
+// turnTime is how long sessions last: five seconds, or TURN_SECONDS.
+func turnTime(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("TURN_SECONDS")
+	if text == "" {
+		return 5 * time.Second
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 600 {
+		t.Fatalf("TURN_SECONDS=%q is not 1 to 600", text)
+	}
+	return time.Duration(n) * time.Second
+}
+
+var totals = regexp.MustCompile(`tot_send_msgs=(\d+), tot_recv_msgs=(\d+)`)
+
+// TestCoturnClient relays a hundred sessions over each transport with coturn's own
+// client, which counts what is lost.
+func TestCoturnClient(t *testing.T) {
+	uclient := tool(t, "turnutils_uclient", "coturn")
+	free := testport.Ports(t, 2)
+	srv := testserver.New(t, fmt.Sprintf("turn_enable = true\nturn_secret = \"s3cret\"\nturn_listen_udp = \"127.0.0.1:%d\"\nturn_listen_tls = \"127.0.0.1:%d\"\nturn_allow_private_peers = true\n", free[0], free[1]))
+	last := turnTime(t)
+	const (
+		callers  = 20 // programs, each with an address and a user of its own
+		sessions = 5  // of each
+		pause    = 20 * time.Millisecond
+	)
+	messages := int(last / pause)
+	for _, c := range []struct {
+		name string
+		port int
+		args []string
+	}{{"udp", free[0], nil}, {"tcp", free[0], []string{"-t"}}, {"tls", free[1], []string{"-t", "-S"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			sent, received := 0, 0
+			for i := range callers {
+				wg.Go(func() {
+					args := append([]string{"-y", "-c", "-m", strconv.Itoa(sessions), "-n", strconv.Itoa(messages), "-l", "170", "-z", strconv.Itoa(int(pause / time.Millisecond)),
+						"-L", fmt.Sprintf("127.0.1.%d", i+1), "-u", fmt.Sprintf("caller%d", i), "-W", "s3cret", "-p", strconv.Itoa(c.port)}, append(c.args, "127.0.0.1")...)
+					ctx, cancel := context.WithTimeout(t.Context(), last+time.Minute)
+					defer cancel()
+					var out bytes.Buffer
+					cmd := exec.CommandContext(ctx, uclient, args...)
+					cmd.Stdout, cmd.Stderr = &out, &out
+					if err := cmd.Run(); err != nil {
+						t.Errorf("caller %d: %v\n%s", i, err, tail(out.Bytes()))
+						return
+					}
+					all := totals.FindAllSubmatch(out.Bytes(), -1)
+					if len(all) == 0 {
+						t.Errorf("caller %d says nothing about what it sent:\n%s", i, tail(out.Bytes()))
+						return
+					}
+					s, _ := strconv.Atoi(string(all[len(all)-1][1]))
+					r, _ := strconv.Atoi(string(all[len(all)-1][2]))
+					mu.Lock()
+					defer mu.Unlock()
+					sent, received = sent+s, received+r
+				})
+			}
+			wg.Wait()
+			if want := callers * sessions * messages; sent < want || received != sent {
+				t.Errorf("%d messages sent, %d received, want %d and none lost", sent, received, want)
+			}
+			t.Logf("%d sessions, %v: %d messages sent, %d received", callers*sessions, last, sent, received)
+		})
+	}
+	for name, credential := range map[string][2]string{
+		"forged":  {fmt.Sprintf("%d:x", time.Now().Add(time.Hour).Unix()), "bm90IGl0"},
+		"expired": signedTURN("s3cret", time.Now().Add(-time.Minute)),
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		out, err := exec.CommandContext(ctx, uclient, "-v", "-y", "-c", "-n", "1", "-u", credential[0], "-w", credential[1], "-p", strconv.Itoa(free[0]), "127.0.0.1").CombinedOutput()
+		cancel()
+		if err == nil || !bytes.Contains(out, []byte("Cannot complete Allocation")) || bytes.Contains(out, []byte("Received relay addr")) {
+			t.Errorf("a credential that is %s: %v\n%s", name, err, tail(out))
+		}
+	}
+	if t.Failed() {
+		t.Log(srv.Command("status", "--json"))
+	}
+}
+
+// signedTURN makes a user name and its password (TURN REST API).
+func signedTURN(secret string, until time.Time) [2]string {
+	user := fmt.Sprintf("%d:x", until.Unix())
+	h := hmac.New(sha1.New, []byte(secret))
+	h.Write([]byte(user))
+	return [2]string{user, base64.StdEncoding.EncodeToString(h.Sum(nil))}
+}
+
+func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }
