@@ -132,7 +132,7 @@ func (s *shell) root() *cobra.Command {
 		},
 	})
 	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.tokens(),
-		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.push(), s.exchanger(), s.dkim(), s.zone(), s.proxy(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
+		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.push(), s.exchanger(), s.dkim(), s.zone(), s.proxy(), s.realtime(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	return root
 }
 

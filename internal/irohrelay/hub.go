@@ -195,7 +195,7 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	src := source(from.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	counted := h.opt.PerAddress > 0 && !src.IsLoopback() // there is a proxy in front: it stands for many
+	counted := h.opt.PerAddress > 0 && !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many
 	switch {
 	case h.stopped:
 		return nil, http.StatusServiceUnavailable
