@@ -183,8 +183,8 @@ func PortOfURL(text string) int {
 
 // realtime is the relay's own port and, where TURN does not answer STUN already,
 // that of STUN: clients look for it on the same host. They listen for IPv6, too,
-// which a client has to find out before it uses it. On a port that a web server
-// has nothing more is needed: the relay is mounted there.
+// which a client has to find out before it uses it. The relay is mounted on the
+// ports of the site, too.
 func (c *Config) realtime(p Ports, others []Listener) (list []Listener) {
 	wide := func(l Listener) Listener {
 		if port, ok := strings.CutPrefix(l.Addr, "0.0.0.0:"); ok {
@@ -199,14 +199,19 @@ func (c *Config) realtime(p Ports, others []Listener) (list []Listener) {
 	taken := func(kind, addr string) bool {
 		return slices.ContainsFunc(others, func(o Listener) bool { return o.Net == kind && o.Addr != "" && portOf(o.Addr) == portOf(addr) })
 	}
-	if l := wide(p.resolve("iroh", file, "", "0.0.0.0:"+strconv.Itoa(IrohPort), "", false)); !taken("tcp", l.Addr) {
+	l := wide(p.resolve("iroh", file, "", "0.0.0.0:"+strconv.Itoa(IrohPort), "", false))
+	if taken("tcp", l.Addr) { // the URL is that of the site; firewalls and earlier URLs know the usual port
+		usual := Ports{Port: func(string) int { return 0 }, Local: p.Local}
+		l = wide(usual.resolve("iroh", "", "", "0.0.0.0:"+strconv.Itoa(IrohPort), "", false))
+	}
+	if !taken("tcp", l.Addr) {
 		list = append(list, l)
 	}
 	file = c.TURNListenUDP
 	if file == "" && c.TURNPort != "" {
 		file = "0.0.0.0:" + c.TURNPort
 	}
-	l := wide(p.resolve("stun", file, "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
+	l = wide(p.resolve("stun", file, "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
 	if l.Net = "udp"; !slices.ContainsFunc(others, func(o Listener) bool { return o.Name == "turn" }) && !taken("udp", l.Addr) {
 		list = append(list, l)
 	}

@@ -598,7 +598,7 @@ func TestSilentClientsAreAsked(t *testing.T) {
 		}
 		// Any frame puts the question off.
 		for range 10 {
-			time.Sleep(14 * time.Second) // fake
+			<-time.After(14 * time.Second) // fake
 			last = time.Now()
 			if err := c.Write(irohrelay.NotePreferred, []byte{1}); err != nil {
 				t.Fatal(err)

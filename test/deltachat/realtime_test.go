@@ -71,6 +71,10 @@ func TestRealtimeApps(t *testing.T) {
 func realtime(t *testing.T, host, conf string, one, two []string, alone bool) {
 	srv := testserver.NewAt(t, host, conf)
 	alice := startCoreBy(t, one...).join(srv.Link("realtime1", "["+host+"]", password), "Alice")
+	if alone {
+		// Bob is told another URL of the same relay, and goes to both.
+		srv.Command("iroh", "install", "--url", fmt.Sprintf("http://%s:%d", host, srv.HTTP))
+	}
 	bob := startCoreBy(t, two...).join(srv.Link("realtime2", "["+host+"]", password), "Bob")
 	meet(alice, bob, nil, false)
 	path := filepath.Join(t.TempDir(), "game.xdc")
@@ -156,6 +160,10 @@ func realtime(t *testing.T, host, conf string, one, two []string, alone bool) {
 		t.Errorf("%d octets went through the relay", relayed)
 	}
 
+	if n := counter(t, srv, "iroh_accepted"); alone && n > 6 {
+		t.Errorf("%d connections: clients come back again and again", n)
+	}
+
 	// The apps stay open while the relay is away, and join again by themselves.
 	srv.Stop()
 	srv.Start()
@@ -178,6 +186,11 @@ func realtime(t *testing.T, host, conf string, one, two []string, alone bool) {
 // relayedOctets is how many the relay passed on since it started.
 func relayedOctets(t *testing.T, srv *testserver.Server) int64 {
 	t.Helper()
+	return counter(t, srv, "iroh_bytes_out")
+}
+
+func counter(t *testing.T, srv *testserver.Server, name string) int64 {
+	t.Helper()
 	var status struct {
 		Data struct {
 			Counters map[string]int64 `json:"counters"`
@@ -186,7 +199,11 @@ func relayedOctets(t *testing.T, srv *testserver.Server) int64 {
 	if err := json.Unmarshal([]byte(srv.Command("status", "--json")), &status); err != nil {
 		t.Fatal(err)
 	}
-	return status.Data.Counters["iroh_bytes_out"]
+	n, ok := status.Data.Counters[name]
+	if !ok {
+		t.Fatalf("no counter %s", name)
+	}
+	return n
 }
 
 // numbers is how the interface to the core spells octets.
