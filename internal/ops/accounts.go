@@ -12,6 +12,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
+	"madmail/internal/mailbox"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
 )
@@ -54,6 +55,8 @@ type Desk struct {
 	Exchangers *exchange.Store
 	// Keys sign what goes there.
 	Keys Keys
+	// Boxes are the mailboxes.
+	Boxes mailbox.Store
 	// Keeper removes what is old.
 	Keeper *upkeep.Keeper
 	// Storage tells what the server takes. It reads kept counters where it can.
@@ -208,6 +211,7 @@ func NewTable(d *Desk) Table {
 	d.defineFederation(t)
 	d.defineDKIM(t)
 	d.defineExchangers(t)
+	d.defineMailboxes(t)
 	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)

@@ -131,7 +131,7 @@ func newHouse(t testing.TB) *house {
 			Facts:     func() ZoneFacts { return ZoneFacts{Domain: "x.example", Host: "x.example"} },
 		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
-		Mail:     mail, Keeper: keeper,
+		Mail:     mail, Keeper: keeper, Boxes: h.mail,
 		Storage:      func(context.Context) (Storage, error) { return Storage{}, h.fail },
 		ReloadCaches: func(ctx context.Context) error { return h.accounts.Reload(ctx) },
 		Restart:      func(context.Context) error { return h.fail },
