@@ -13,18 +13,20 @@ import (
 	"madmail/internal/config"
 	"madmail/internal/fault"
 	"madmail/internal/inlet"
+	"madmail/internal/irohrelay"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
 	"madmail/internal/shadowsocks"
 	"madmail/internal/turnserver"
 )
 
-// calls are the doors that come and go with their settings: TURN and
-// Shadowsocks. A door that is switched off is stopped, with all that goes
+// calls are the doors that come and go with their settings: TURN, Shadowsocks
+// and the relay for realtime channels. A door that is switched off is stopped, with all that goes
 // through it.
 type calls struct {
 	turn        atomic.Pointer[turnDoor]
 	shadowsocks atomic.Pointer[shadowsocks.Server]
+	realtime    atomic.Pointer[irohrelay.Hub]
 }
 
 type turnDoor struct {
@@ -32,11 +34,13 @@ type turnDoor struct {
 	tcp, tls *inlet.Listener // for Shadowsocks
 }
 
-// plannedCalls is how the two should be. nil is off.
+// plannedCalls is how they should be. nil is off.
 type plannedCalls struct {
-	keep   bool // both as they are; the rest does not count
+	keep   bool // all as they are; the rest does not count
 	turn   *turnserver.Config
 	cipher *[2]string // and password
+
+	realtime bool
 }
 
 // planCalls checks what a configuration and settings say, and changes nothing.
@@ -80,6 +84,7 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 			return p, err
 		}
 	}
+	p.realtime = a.relaysPackets(conf, s)
 	return p, nil
 }
 
@@ -113,6 +118,9 @@ func relayAddrs(set, public string) ([]netip.Addr, error) {
 func (a *App) startCalls(p plannedCalls) {
 	if p.keep {
 		return
+	}
+	if p.realtime && a.calls.realtime.Load() == nil {
+		a.startRealtime()
 	}
 	if p.turn != nil {
 		if d := a.calls.turn.Load(); d == nil {
@@ -157,6 +165,9 @@ func (a *App) startShadowsocks(cipher, password string) {
 func (a *App) settleCalls(p plannedCalls) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if !p.realtime && !p.keep {
+		a.stopRealtime(ctx)
+	}
 	if p.turn == nil && !p.keep {
 		a.stopTURN(ctx)
 	}
@@ -184,8 +195,9 @@ func (a *App) stopShadowsocks(ctx context.Context) {
 	}
 }
 
-// stopCalls ends both.
+// stopCalls ends them all.
 func (a *App) stopCalls(ctx context.Context) error {
+	a.stopRealtime(ctx)
 	a.stopTURN(ctx)
 	a.stopShadowsocks(ctx)
 	return ctx.Err()
@@ -323,8 +335,9 @@ func (a *App) turnEntry(kind, user string) string {
 	return d.Credentials(user, s.Duration(settings.TURNTTL)).Value(a.turnHost(conf), port)
 }
 
-// countCalls adds both to the status.
+// countCalls adds them to the status.
 func (a *App) countCalls(st *ops.Status) {
+	a.countRealtime(st)
 	if d := a.calls.turn.Load(); d != nil {
 		t := d.Stats()
 		st.Services = append(st.Services, ops.Service{Name: "TURN", Connections: t.Allocations})

@@ -45,7 +45,7 @@ func (a *App) openDesk(context.Context) error {
 		},
 		Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
-		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
+		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
 	return nil
 }
@@ -185,7 +185,8 @@ var atOnce = map[settings.Key]bool{
 	settings.SMTPHostname: true, settings.TURNEnabled: true, settings.TURNPort: true, settings.TURNLocalOnly: true, settings.TURNRealm: true,
 	settings.TURNSecret: true, settings.TURNRelayIP: true, settings.TURNTTL: true, settings.TURNRelayPortMin: true, settings.TURNRelayPortMax: true,
 	settings.DKIMSelector: true,
-	settings.SSEnabled:    true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
+	settings.IrohEnabled:  true, settings.IrohPort: true, settings.IrohLocalOnly: true, settings.IrohRelayURL: true,
+	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
 }
 
 // change stores settings, all or none, and makes them so. Sockets that it names are opened
@@ -350,9 +351,8 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 			return "mailto:" + m.a.conf.Load().ACMEEmail, true, nil
 		}
 	case "/shared/vendor/deltachat/irohrelay":
-		if u := m.a.settings.Current().Text(settings.IrohRelayURL); u != "" && m.a.settings.Current().Bool(settings.IrohEnabled) {
-			return u, true, nil
-		}
+		u := m.a.relayURL()
+		return u, u != "", nil
 	case "/shared/vendor/deltachat/turn", "/shared/vendor/deltachat/turns", "/shared/vendor/deltachat/turn-test-relay-only":
 		v := m.a.turnEntry(strings.TrimPrefix(entry, "/shared/vendor/deltachat/"), who.Wire())
 		return v, v != "", nil

@@ -18,6 +18,7 @@ import (
 	"madmail/internal/delivery"
 	"madmail/internal/dkim"
 	"madmail/internal/fault"
+	"madmail/internal/irohrelay"
 	"madmail/internal/message"
 	"madmail/internal/mxdeliv"
 	"madmail/internal/ops"
@@ -200,6 +201,9 @@ func (a *App) plainHTTP(from address.Domain) bool {
 func (a *App) route(r *http.Request) http.Handler {
 	if p := r.URL.Path; (p == mxdeliv.Path || p == mxdeliv.Path+"/") && a.settings.Current().Bool(settings.FederationEnabled) {
 		return a.fed.inbound
+	}
+	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
+		return h.Handler()
 	}
 	return a.adminDoor(r)
 }

@@ -68,11 +68,13 @@ var (
 		"smtp": settings.SMTPPort, "submission": settings.SubmissionPort, "submission_tls": settings.SubmissionTLSPort,
 		"imap": settings.IMAPPort, "imap_tls": settings.IMAPTLSPort, "http": settings.HTTPPort, "http_tls": settings.HTTPSPort,
 		"turn": settings.TURNPort, "turn_tcp": settings.TURNPort, "shadowsocks": settings.SSPort,
+		"iroh": settings.IrohPort, "stun": settings.TURNPort,
 	}
 	localKeys = map[string]settings.Key{
 		"smtp": settings.SMTPLocalOnly, "submission": settings.SubmissionLocalOnly, "submission_tls": settings.SubmissionTLSLocalOnly,
 		"imap": settings.IMAPLocalOnly, "imap_tls": settings.IMAPTLSLocalOnly, "http": settings.HTTPLocalOnly, "http_tls": settings.HTTPSLocalOnly,
 		"turn": settings.TURNLocalOnly, "turn_tcp": settings.TURNLocalOnly, "turn_tls": settings.TURNLocalOnly,
+		"iroh": settings.IrohLocalOnly, "stun": settings.IrohLocalOnly,
 	}
 	onKeys = map[string]settings.Key{
 		"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled, "turn": settings.TURNEnabled, "shadowsocks": settings.SSEnabled,
@@ -88,10 +90,19 @@ func (a *App) wanted(conf *config.Config, s *settings.Snapshot) []config.Listene
 			if k, ok := portKeys[n]; ok && s.Source(k) == settings.FromStore {
 				return s.Port(k)
 			}
+			if n == "iroh" && s.Source(settings.IrohRelayURL) == settings.FromStore {
+				if n := config.PortOfURL(s.Text(settings.IrohRelayURL)); n != 0 {
+					return n
+				}
+				return config.IrohPort
+			}
 			return 0
 		},
 		Local: func(n string) bool { k, ok := localKeys[n]; return ok && s.Bool(k) },
 		Off: func(n string) bool {
+			if n == "iroh" {
+				return !a.relaysPackets(conf, s)
+			}
 			if k, ok := secretKeys[n]; ok && s.Text(k) == "" {
 				return true
 			}
@@ -219,6 +230,11 @@ func (a *App) prepare(want []config.Listener) (*rebinding, error) {
 	var errs []error
 	for _, w := range missing {
 		l, err := open(w)
+		if err != nil && w.Name == "stun" {
+			// Somebody else may answer there. Clients get on without, slowly.
+			a.log.Warn("realtime apps connect slowly: the port of STUN is not free", "port", portOf(w.Addr), "err", err)
+			continue
+		}
 		if err != nil {
 			errs = append(errs, bindError(w, append(slices.Clone(r.keep), r.open...), err))
 			continue
@@ -333,6 +349,8 @@ func (a *App) serve(b Bound) error {
 		return a.imap.Serve(b.l, imapserver.TLS)
 	case "turn", "turn_tcp", "turn_tls", "shadowsocks":
 		return a.serveCalls(b)
+	case "iroh", "stun":
+		return a.serveRealtime(b)
 	case "http_tls":
 		if b.l != net.Listener(a.doors.inlets["http_tls"]) {
 			return a.doors.splitter.Serve(b.l)

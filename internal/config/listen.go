@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,7 +98,7 @@ func ParsePorts(s string) (list []int, err error) {
 
 // Listener is one service that may listen. Addr is "" when it is off.
 type Listener struct {
-	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun
 	Net    string // tcp or udp
 	Addr   string
 	TLS    bool   // TLS from the start
@@ -107,7 +109,7 @@ type Listener struct {
 type Ports struct {
 	Port  func(name string) int
 	Local func(name string) bool
-	Off   func(name string) bool // http, http_tls, turn and shadowsocks only
+	Off   func(name string) bool // http, http_tls, turn, shadowsocks and iroh only
 	Env   func(string) string
 }
 
@@ -151,6 +153,9 @@ func (c *Config) Listeners(p Ports) []Listener {
 	if c.SSAddr != "" && !p.Off("shadowsocks") {
 		list = append(list, p.resolve("shadowsocks", c.SSAddr, "", "", "", false))
 	}
+	if (c.IrohEnable || c.IrohRelayURL != "" || p.Port("iroh") != 0) && !p.Off("iroh") {
+		list = append(list, c.realtime(p, list)...)
+	}
 	on := list[:0]
 	for _, l := range list {
 		if l.Addr != "" {
@@ -158,6 +163,54 @@ func (c *Config) Listeners(p Ports) []Listener {
 		}
 	}
 	return on
+}
+
+// IrohPort is the usual port of the relay for realtime channels.
+const IrohPort = 3340
+
+// PortOfURL returns the port that a URL without TLS names, or 0.
+func PortOfURL(text string) int {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" {
+		return 0
+	}
+	n, err := units.ParsePort(u.Port())
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// realtime is the relay's own port and, where TURN does not answer STUN already,
+// that of STUN: clients look for it on the same host. They listen for IPv6, too,
+// which a client has to find out before it uses it. On a port that a web server
+// has nothing more is needed: the relay is mounted there.
+func (c *Config) realtime(p Ports, others []Listener) (list []Listener) {
+	wide := func(l Listener) Listener {
+		if port, ok := strings.CutPrefix(l.Addr, "0.0.0.0:"); ok {
+			l.Addr = ":" + port
+		}
+		return l
+	}
+	file := ""
+	if n := PortOfURL(c.IrohRelayURL); n != 0 {
+		file = "0.0.0.0:" + strconv.Itoa(n)
+	}
+	taken := func(kind, addr string) bool {
+		return slices.ContainsFunc(others, func(o Listener) bool { return o.Net == kind && o.Addr != "" && portOf(o.Addr) == portOf(addr) })
+	}
+	if l := wide(p.resolve("iroh", file, "", "0.0.0.0:"+strconv.Itoa(IrohPort), "", false)); !taken("tcp", l.Addr) {
+		list = append(list, l)
+	}
+	file = c.TURNListenUDP
+	if file == "" && c.TURNPort != "" {
+		file = "0.0.0.0:" + c.TURNPort
+	}
+	l := wide(p.resolve("stun", file, "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
+	if l.Net = "udp"; !slices.ContainsFunc(others, func(o Listener) bool { return o.Name == "turn" }) && !taken("udp", l.Addr) {
+		list = append(list, l)
+	}
+	return list
 }
 
 func (p Ports) resolve(name, file, env, fallback, sibling string, tls bool) Listener {

@@ -41,6 +41,8 @@ type Desk struct {
 	Status func(ctx context.Context) Status
 	// Reload reads configuration and certificates anew.
 	Reload func(ctx context.Context) (Reloaded, error)
+	// Realtime tells of the relay for realtime channels.
+	Realtime func() RealtimeFacts
 	// Proxy tells where Shadowsocks is, and ProxyPassword makes a password that
 	// fits a cipher.
 	Proxy         func() ProxyFacts
@@ -220,6 +222,9 @@ func NewTable(d *Desk) Table {
 	Define(t, "backup.status", "Tell how far the copy is", d.backupStatus)
 	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
+	Define(t, "iroh.status", "Tell how the relay for realtime channels is", d.realtimeStatus)
+	Define(t, "iroh.enable", "Switch the relay for realtime channels", d.realtimeEnable)
+	Define(t, "iroh.install", "Give clients the relay for realtime channels, and keep its URL", d.realtimeInstall)
 	Define(t, "proxy.status", "Tell how Shadowsocks is", d.proxyStatus)
 	Define(t, "proxy.enable", "Switch Shadowsocks", d.proxyEnable)
 	Define(t, "proxy.cipher", "Show or change the cipher of Shadowsocks", d.proxyCipher)

@@ -148,7 +148,11 @@ func newHouse(t testing.TB) *house {
 			delete(h.used, a.Local())
 			return os.RemoveAll(mail(a))
 		},
-		Status:        func(context.Context) Status { return Status{Running: true, Services: []Service{}, Ports: h.ports} },
+		Status: func(context.Context) Status { return Status{Running: true, Services: []Service{}, Ports: h.ports} },
+		Realtime: func() RealtimeFacts {
+			u := h.settings.Current().Text(settings.IrohRelayURL)
+			return RealtimeFacts{Configured: u != "", Port: 3340, URL: u, Suggested: "http://192.0.2.1:3340"}
+		},
 		Proxy:         func() ProxyFacts { return ProxyFacts{Addr: true, Port: 8388, Link: "ss://link"} },
 		ProxyPassword: func(cipher string) (string, error) { return "drawn for " + cipher, nil },
 		TURN:          func() bool { return true },

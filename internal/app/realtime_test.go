@@ -1,0 +1,157 @@
+package app
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+
+	"madmail/internal/fault"
+	"madmail/internal/irohrelay/irohtest"
+	"madmail/test/testport"
+)
+
+const irohKey = "/shared/vendor/deltachat/irohrelay"
+
+// pass lets two clients of the relay meet, on two of its ports.
+func pass(t *testing.T, one, two int) error {
+	t.Helper()
+	a, err := irohtest.Dial(t.Context(), fmt.Sprintf("127.0.0.1:%d", one), irohtest.Key())
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	b, err := irohtest.Dial(t.Context(), fmt.Sprintf("127.0.0.1:%d", two), irohtest.Key())
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	want := bytes.Repeat([]byte("x"), 14540)
+	if err := a.Send(b.ID, want); err != nil {
+		return err
+	}
+	if from, got, err := b.Packet(); err != nil || from != a.ID || !bytes.Equal(got, want) {
+		return fmt.Errorf("got %d octets of %v, %v", len(got), from, err)
+	}
+	return nil
+}
+
+func TestRealtimeChannelsAreAnnouncedAndSwitched(t *testing.T) {
+	h := newHouse(t)
+	free := testport.Ports(t, 3)
+	port, stun := free[0], free[1]
+	h.lines["iroh_enable"] = "true"
+	h.lines["iroh_relay_url"] = fmt.Sprintf(`"http://127.0.0.1:%d"`, port)
+	h.lines["turn_port"] = strconv.Itoa(stun)
+	h.write()
+	h.start()
+	r := h.login("realtime-one")
+	check := func(on bool, what, url string, port int) {
+		t.Helper()
+		if got := h.metadata(r, irohKey); got != url {
+			t.Errorf("%s: clients are told %q, want %q", what, got, url)
+		}
+		for _, p := range []int{port, h.ports["http"]} {
+			if err := pass(t, p, h.ports["http"]); (err == nil) != on {
+				t.Errorf("%s: port %d: %v", what, p, err)
+			}
+		}
+		if got := binding(t, stun); got != on {
+			t.Errorf("%s: STUN answers: %v", what, got)
+		}
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	check(true, "at start", url, port)
+	st := h.must("status", `{}`)
+	if n := st["counters"].(map[string]any)["iroh_packets_out"]; n != 2.0 {
+		t.Errorf("counted %v packets", n)
+	}
+	// A connection ends with the switch.
+	c, err := irohtest.Dial(t.Context(), fmt.Sprintf("127.0.0.1:%d", port), irohtest.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := h.must("iroh.enable", `{"Enabled":false}`); got["applied"] != "iroh is closed; stun is closed" {
+		t.Errorf("%v", got["applied"])
+	}
+	if err := c.Closed(); err != nil {
+		t.Error(err)
+	}
+	check(false, "switched off", "", port)
+	h.must("iroh.enable", `{"Enabled":true}`)
+	check(true, "switched on", url, port)
+	// A stored port moves the socket; clients keep the URL.
+	h.must("settings.set", fmt.Sprintf(`{"name":"iroh_port","value":"%d"}`, free[2]))
+	check(true, "moved", url, free[2])
+	if accepts(port) {
+		t.Error("the old port is open")
+	}
+	h.must("settings.reset", `{"name":"iroh_port"}`)
+	got := h.must("iroh.status", `{}`)
+	if got["configured"] != true || got["runtime_enabled"] != true || got["listening"] != true || got["port"] != float64(port) || got["relay_url"] != url {
+		t.Errorf("%v", got)
+	}
+	// Without a URL it is the one that works: the certificate is our own.
+	delete(h.lines, "iroh_relay_url")
+	h.write()
+	h.must("settings.set", fmt.Sprintf(`{"name":"iroh_port","value":"%d"}`, port))
+	h.must("reload", `{}`)
+	check(true, "found out", url, port)
+	// On the port of the site it needs none of its own.
+	h.must("settings.reset", `{"name":"iroh_port"}`)
+	h.lines["iroh_relay_url"] = fmt.Sprintf(`"http://127.0.0.1:%d"`, h.ports["http"])
+	h.write()
+	h.must("reload", `{}`)
+	check(true, "on the site", fmt.Sprintf("http://127.0.0.1:%d", h.ports["http"]), h.ports["http"])
+	if accepts(port) {
+		t.Error("a port of its own is open")
+	}
+}
+
+func TestRelaysOfOthersAreOnlyAnnounced(t *testing.T) {
+	h := newHouse(t)
+	h.lines["iroh_relay_url"] = `"https://relay.example.net"`
+	h.write()
+	h.start()
+	r := h.login("realtime-two")
+	if got := h.metadata(r, irohKey); got != "https://relay.example.net" {
+		t.Errorf("clients are told %q", got)
+	}
+	if err := pass(t, h.ports["http"], h.ports["http"]); err == nil {
+		t.Error("served all the same")
+	}
+	h.must("iroh.enable", `{"Enabled":false}`)
+	if got := h.metadata(r, irohKey); got != "" {
+		t.Errorf("switched off, clients are told %q", got)
+	}
+}
+
+// The port of STUN may be somebody else's; mail is served all the same.
+func TestThePortOfSTUNMayBeTaken(t *testing.T) {
+	h := newHouse(t)
+	pc, err := net.ListenPacket("udp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	h.lines["turn_port"] = portOf(pc.LocalAddr().String())
+	h.write()
+	h.start()
+	port := testport.Ports(t, 1)[0]
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	if got := h.must("iroh.install", fmt.Sprintf(`{"URL":%q}`, url)); !strings.HasPrefix(got["applied"].(string), "iroh listens on") {
+		t.Errorf("%v", got)
+	}
+	if got := h.metadata(h.login("realtime-three"), irohKey); got != url {
+		t.Errorf("clients are told %q", got)
+	}
+	if err := pass(t, port, port); err != nil {
+		t.Error(err)
+	}
+	if _, err := h.op("iroh.install", `{"URL":"relay"}`); !fault.Is(err, fault.Invalid) {
+		t.Errorf("%v", err)
+	}
+}
