@@ -43,7 +43,7 @@ func (a *App) openDesk(context.Context) error {
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
 			Facts: a.zoneFacts,
 		},
-		Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
