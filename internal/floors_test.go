@@ -41,7 +41,7 @@ var sideways = map[[2]string]string{
 	{"share", "db"}:       "the database handle is the cellar of floor 2",
 	{"event", "mailbox"}:  "a wake-up names a mailbox",
 	{"dkim", "message"}:   "a signature is made of header fields",
-	{"ops", "backup"}:      "making a copy is an operator action",
+	{"ops", "backup"}:     "making a copy is an operator action",
 	{"ops", "doctor"}:     "running the checks is an operator action",
 	{"app", "supervisor"}: "somebody must hold the keys",
 	{"cli", "app"}:        "somebody must hold the keys",
