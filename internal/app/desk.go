@@ -86,6 +86,7 @@ func (a *App) status(context.Context) ops.Status {
 		"imap_logins": im.Logins, "imap_failed_logins": im.FailedLogins, "smtp_logins": sm.Logins, "smtp_failed_logins": sm.FailedLogins,
 		"storage_bytes": bytes, "storage_messages": messages,
 	}
+	st.Counters["memory_bytes"] = memoryUsed()
 	p := a.push.Stats()
 	st.Counters["push_sent"], st.Counters["push_gone"], st.Counters["push_failed"], st.Counters["push_pending"] = p.Sent, p.Gone, p.Failed, int64(p.Pending)
 	a.countCalls(&st)
