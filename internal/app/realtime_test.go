@@ -2,11 +2,21 @@ package app
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/irohrelay/irohtest"
@@ -153,5 +163,69 @@ func TestThePortOfSTUNMayBeTaken(t *testing.T) {
 	}
 	if _, err := h.op("iroh.install", `{"URL":"relay"}`); !fault.Is(err, fault.Invalid) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TURN answers STUN where it is on; the port changes hands while the server runs.
+func TestSTUNAndTURNShareAPort(t *testing.T) {
+	h := newHouse(t)
+	free := testport.Ports(t, 2)
+	h.lines["iroh_relay_url"] = fmt.Sprintf(`"http://127.0.0.1:%d"`, free[0])
+	h.lines["turn_port"] = strconv.Itoa(free[1])
+	h.write()
+	h.start()
+	for _, want := range []string{"stun", "turn", "stun", "turn"} {
+		delete(h.lines, "turn_enable")
+		if want == "turn" {
+			h.lines["turn_enable"], h.lines["turn_secret"] = "true", `"s3cret"`
+		}
+		h.write()
+		h.must("reload", `{}`)
+		if h.port(want) != free[1] || !binding(t, free[1]) {
+			t.Errorf("%s: port %d", want, h.port(want))
+		}
+	}
+}
+
+// Clients trust public authorities: where the certificate is of one the relay is
+// under it.
+func TestTheURLOfTheRelayFitsTheCertificate(t *testing.T) {
+	h := newHouse(t)
+	var keys [2]*ecdsa.PrivateKey // of the authority, and ours
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	authority := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, DNSNames: []string{"first.example.org"}, NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, authority, keys[1].Public(), keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(keys[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string]*pem.Block{"tls_cert": {Type: "CERTIFICATE", Bytes: der}, "tls_key": {Type: "PRIVATE KEY", Bytes: raw}} {
+		path := filepath.Join(h.dir, name+".pem")
+		if err := os.WriteFile(path, pem.EncodeToMemory(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.lines[name] = strconv.Quote(path)
+	}
+	h.lines["tls_mode"], h.lines["iroh_enable"] = `"file"`, "true"
+	free := testport.Ports(t, 1)[0]
+	h.lines["turn_port"] = strconv.Itoa(free)
+	h.write()
+	h.start()
+	if got, want := h.relayURL(), fmt.Sprintf("https://first.example.org:%d", h.ports["http_tls"]); got != want {
+		t.Errorf("clients are told %q, want %q", got, want)
+	}
+	if got := h.must("iroh.install", `{}`); got["relay_url"] != h.relayURL() {
+		t.Errorf("%v", got)
 	}
 }

@@ -61,8 +61,16 @@ func program(t testing.TB) string {
 
 func startCore(t testing.TB) *core {
 	t.Helper()
+	return startCoreBy(t)
+}
+
+// startCoreBy starts the core by another command, which gets its path as its last
+// argument.
+func startCoreBy(t testing.TB, command ...string) *core {
+	t.Helper()
 	c := &core{t: t, calls: make(map[int]chan reply), news: make(chan struct{})}
-	c.cmd = exec.Command(program(t))
+	command = append(command, program(t))
+	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Env = append(os.Environ(), "DC_ACCOUNTS_PATH="+filepath.Join(t.TempDir(), "accounts"), "RUST_LOG=warn")
 	if os.Getenv("DC_VERBOSE") != "" {
 		c.cmd.Stderr = os.Stderr
