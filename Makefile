@@ -19,7 +19,7 @@ STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
 .PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-interop test-crash bench \
-	fuzz fmt fmt-check vet lint cover check dist clean
+	gen fuzz fmt fmt-check vet lint cover check dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ bench: build ## measure the built server (T1): latency, throughput, logins, idle
 fuzz: ## every fuzz target for FUZZTIME each
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 		echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+gen: ## write docs/reference and the manual page from the tables of the program
+	go test ./internal/cli -run TestTheReference -count=1 -update
 
 fmt: ## format the code
 	gofmt -w cmd internal test

@@ -19,7 +19,7 @@ var floors = [][]string{
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf"},
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
-	4: {"ops", "doctor", "setup", "importer"},
+	4: {"ops", "doctor", "setup", "importer", "backup"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
 	6: {"cli", "app", "supervisor"},
 }
@@ -41,6 +41,7 @@ var sideways = map[[2]string]string{
 	{"share", "db"}:       "the database handle is the cellar of floor 2",
 	{"event", "mailbox"}:  "a wake-up names a mailbox",
 	{"dkim", "message"}:   "a signature is made of header fields",
+	{"ops", "backup"}:     "making a copy is an operator action",
 	{"ops", "doctor"}:     "running the checks is an operator action",
 	{"app", "supervisor"}: "somebody must hold the keys",
 	{"cli", "app"}:        "somebody must hold the keys",

@@ -722,7 +722,7 @@ func TestGenerationTriesOtherNamesAndGivesUp(t *testing.T) {
 }
 
 // REQ-20, known failure B17: lengths in characters, and characters.
-func TestThePolicyJudgesNamesAndPasswords(t *testing.T) {
+func TestREQ20ThePolicyJudgesNamesAndPasswords(t *testing.T) {
 	var p Policy
 	for name, ok := range map[string]bool{
 		"abcdefg": false, "abcdefgh": true, "cipy2tg51": true, strings.Repeat("a", 20): true, strings.Repeat("a", 21): false,

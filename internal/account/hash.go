@@ -1,6 +1,7 @@
 package account
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
@@ -229,4 +230,55 @@ func newHash(random io.Reader, password []byte) (string, error) {
 // burn costs what a refusal has to cost.
 func burn(password []byte) {
 	argon2.IDKey(password, make([]byte, saltLength), argonTime, argonMemory, argonThreads, argonLength)
+}
+
+// HashParams choose how HashWith hashes. Only those of the algorithm count.
+type HashParams struct {
+	Algorithm string // bcrypt, argon2 or sha256
+	Cost      int    // of bcrypt, 4 to 31
+	Time      uint32 // passes of argon2
+	Memory    uint32 // of argon2, in KiB
+	Threads   uint8  // of argon2
+}
+
+// HashWith returns the stored form of a password, for operators who write the
+// database by hand. New accounts do not use it: see the package comment. The error is
+// of kind fault.Invalid for parameters that logins would not verify.
+func HashWith(password []byte, p HashParams) (string, error) {
+	if len(password) == 0 {
+		return "", fault.New(fault.Invalid, "the password is empty")
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	salt := make([]byte, saltLength)
+	_, _ = rand.Read(salt) // never fails
+	var text string
+	switch p.Algorithm {
+	case "bcrypt":
+		if p.Cost < bcrypt.MinCost || p.Cost > maxBcryptCost {
+			return "", fault.Newf(fault.Invalid, "the cost of bcrypt is %d to %d", bcrypt.MinCost, maxBcryptCost)
+		}
+		if len(password) > 72 {
+			return "", fault.New(fault.Invalid, "bcrypt takes passwords of up to 72 octets")
+		}
+		sum, err := bcrypt.GenerateFromPassword(password, p.Cost)
+		if err != nil {
+			return "", fault.Wrap(fault.Internal, err, "account: hash")
+		}
+		text = "bcrypt:" + string(sum)
+	case "argon2":
+		// What cannot be verified is found here, before it costs anything.
+		text = fmt.Sprintf("argon2:%d:%d:%d:%s:%s", p.Time, p.Memory, p.Threads, b64(salt), b64(make([]byte, argonLength)))
+		if err := CheckHash(text); err != nil {
+			return "", err
+		}
+		text = fmt.Sprintf("argon2:%d:%d:%d:%s:%s", p.Time, p.Memory, p.Threads, b64(salt), b64(argon2.IDKey(password, salt, p.Time, p.Memory, p.Threads, argonLength)))
+	case "sha256":
+		h := sha256.New()
+		h.Write(salt)
+		h.Write(password)
+		text = "sha256:" + b64(salt) + ":" + b64(h.Sum(nil))
+	default:
+		return "", fault.Newf(fault.Invalid, "%.20q is none of bcrypt, argon2, sha256", p.Algorithm)
+	}
+	return text, CheckHash(text)
 }

@@ -152,23 +152,15 @@ func registration() []Method {
 
 // push has a mode beside the switch.
 func push() []Method {
-	shape := func(ctx context.Context, c *call) (object, error) {
-		mode, err := get(ctx, c, settings.PushMode)
-		if err != nil {
-			return nil, err
-		}
-		on, err := get(ctx, c, settings.PushEnabled)
-		if err != nil {
-			return nil, err
-		}
-		st, err := do[ops.Status](ctx, c, "status", nil)
+	shape := func(ctx context.Context, c *call, mode string) (object, error) {
+		p, err := do[ops.Push](ctx, c, "push", ops.PushMode{Mode: mode})
 		return object{
-			"status": word(mode.Value == "on" || mode.Value == "auto" && isOn(on)), "mode": mode.Value, "restart_required": false,
-			"successful_notifications": st.Counters["push_sent"], "consecutive_failures": st.Counters["push_failures_in_a_row"], "auto_disable_after": 5,
+			"status": word(p.Enabled), "mode": p.Mode, "restart_required": false,
+			"successful_notifications": p.Sent, "consecutive_failures": p.Failures, "auto_disable_after": p.Threshold,
 		}, err
 	}
 	return []Method{
-		{Method: "GET", Doc: "Whether clients are woken by the notification service.", run: func(ctx context.Context, c *call) (int, any, error) { return reply(shape(ctx, c)) },
+		{Method: "GET", Doc: "Whether clients are woken by the notification service.", run: func(ctx context.Context, c *call) (int, any, error) { return reply(shape(ctx, c, "")) },
 			Reply: "status, mode (auto, on, off), successful_notifications, consecutive_failures, auto_disable_after"},
 		{Method: "POST", Doc: "Change the mode.", Request: "action (enable, on, disable, off, auto)", Reply: "status, mode, restart_required", Changes: true,
 			run: func(ctx context.Context, c *call) (int, any, error) {
@@ -180,15 +172,7 @@ func push() []Method {
 				if !ok {
 					return 0, nil, fault.Newf(fault.Invalid, "invalid action: %.40s (expected enable|disable|auto)", a)
 				}
-				if mode == "auto" { // it begins switched on
-					if _, err := set(ctx, c, settings.PushEnabled, "true"); err != nil {
-						return 0, nil, err
-					}
-				}
-				if _, err := set(ctx, c, settings.PushMode, mode); err != nil {
-					return 0, nil, err
-				}
-				return reply(shape(ctx, c))
+				return reply(shape(ctx, c, mode))
 			}},
 	}
 }

@@ -242,7 +242,7 @@ func TestABusyPortBindsNothing(t *testing.T) {
 	h.start() // and the state was given back
 }
 
-func TestWhyAPortCannotBeBound(t *testing.T) {
+func TestREQ05WhyAPortCannotBeBound(t *testing.T) {
 	for _, x := range []struct {
 		err  error
 		kind fault.Kind
@@ -498,7 +498,7 @@ func TestAStoredPortMovesItsListener(t *testing.T) {
 	do(t, h.login("mover-one"), "NOOP") // the stored port counts after a restart, too
 }
 
-func TestLoggingIsSwitchedWhileTheServerRuns(t *testing.T) {
+func TestREQ37LoggingIsSwitchedWhileTheServerRuns(t *testing.T) {
 	h := newHouse(t)
 	log := filepath.Join(h.dir, "the.log")
 	h.lines["log"] = fmt.Sprintf("%q", log)
@@ -589,9 +589,9 @@ func TestARestartKeepsEverything(t *testing.T) {
 	}
 }
 
-// TestTheDatabaseCanBeInspected is REQ-29 to REQ-33: the statements, word for
+// TestREQ29To33TheDatabaseCanBeInspected is REQ-29 to REQ-33: the statements, word for
 // word, by another process's driver on the file of a running server.
-func TestTheDatabaseCanBeInspected(t *testing.T) {
+func TestREQ29To33TheDatabaseCanBeInspected(t *testing.T) {
 	h := newHouse(t)
 	h.start()
 	d, err := sql.Open("sqlite", "file:"+filepath.Join(h.dir, "credentials.db")+"?mode=ro")
@@ -688,8 +688,8 @@ func TestTheDatabaseCanBeInspected(t *testing.T) {
 	}
 }
 
-// TestTheAdminToken is REQ-06 to REQ-09, as far as the API is not concerned.
-func TestTheAdminToken(t *testing.T) {
+// TestREQ06TheAdminToken is REQ-06 to REQ-09, as far as the API is not concerned.
+func TestREQ06TheAdminToken(t *testing.T) {
 	h := newHouse(t)
 	h.lines["log"] = `"stderr"`
 	h.write()
@@ -733,9 +733,9 @@ func TestTheAdminToken(t *testing.T) {
 	}
 }
 
-// TestASilentServerIsSilent is REQ-26 and REQ-34: with log off nothing is
+// TestREQ26ASilentServerIsSilent is REQ-26 and REQ-34: with log off nothing is
 // written, whatever the environment says.
-func TestASilentServerIsSilent(t *testing.T) {
+func TestREQ26ASilentServerIsSilent(t *testing.T) {
 	h := newHouse(t)
 	h.env["RUST_LOG"], h.env["MADMAIL_LOG"] = "trace", "trace"
 	h.start()

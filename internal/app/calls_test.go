@@ -78,7 +78,7 @@ func accepts(port int) bool {
 	return err == nil
 }
 
-func TestCallsAreAnnouncedAndSwitched(t *testing.T) {
+func TestREQ23CallsAreAnnouncedAndSwitched(t *testing.T) {
 	h, port, tlsPort := withCalls(t)
 	h.env["CHATMAIL_TURN_TEST_FORCE_RELAY"] = "1"
 	h.start()

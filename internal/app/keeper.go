@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/backup"
 	"madmail/internal/db"
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
@@ -14,6 +15,7 @@ import (
 	"madmail/internal/ops"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
+	"madmail/internal/version"
 )
 
 // openKeeper builds what removes old mail and idle accounts.
@@ -123,3 +125,10 @@ func (a *App) restart(context.Context) error {
 
 // Restart delivers when an operator wants the server to stop and start again.
 func (a *App) Restart() <-chan struct{} { return a.again }
+
+// backup copies the state to a directory.
+func (a *App) backup(ctx context.Context, dest string, p *backup.Progress) (backup.Manifest, error) {
+	return backup.Create(ctx, backup.Source{
+		Dir: a.StateDir, Version: version.Version, Settle: a.store.Settle, Database: a.db.Path(), Copy: a.db.Backup, Queue: a.fed.queue.Dir,
+	}, dest, p)
+}

@@ -259,7 +259,7 @@ func TestThePolicyCanBeReloaded(t *testing.T) {
 }
 
 // REQ-19: both spellings are one account.
-func TestSpellingsOfAnIPLiteralAreOneAccount(t *testing.T) {
+func TestREQ19SpellingsOfAnIPLiteralAreOneAccount(t *testing.T) {
 	h := build(t, account.DomainOptions{Primary: "203.0.113.5"}, nil)
 	for i, user := range []string{"alicealice@203.0.113.5", "alicealice@[203.0.113.5]", "ALICEALICE@[203.0.113.5]", "alicealice"} {
 		if id, err := h.login(t, user, strong); err != nil || id.Created != (i == 0) {

@@ -14,7 +14,7 @@ import (
 
 func (s *shell) accounts() *cobra.Command {
 	return s.group("accounts", "Manage accounts", "  madmail accounts list\n  madmail accounts create alice\n  madmail accounts ban bob spam",
-		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("accounts create-random"), s.setPassword(),
+		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("accounts create-random"), s.setPassword(), s.accountsQuota("accounts quota"), s.accountsExport(), s.accountsImport(), s.accountsDeleteAll(),
 		s.delete("delete", false), s.accountsBan(), s.accountsUnban(), s.banList("madmail accounts"))
 }
 

@@ -36,7 +36,7 @@ func (s *shell) creds() *cobra.Command {
 	sub("on", "Relay calls and announce it to clients", &yes)
 	sub("off", "Close the port, end what is relayed, announce nothing", &no)
 	sub("status", "Tell whether calls are relayed", nil)
-	return s.group("creds", "Switches of earlier versions", "  madmail creds turn status", turn)
+	return s.group("creds", "Accounts and switches as earlier versions had them", "  madmail creds turn status\n  madmail creds list", append(s.credsUsers(), turn)...)
 }
 
 func (s *shell) proxy() *cobra.Command {

@@ -17,9 +17,9 @@ func nobody() Ports {
 	}
 }
 
-// TestWhichListenersAreOn is REQ-02: the table of environment, stored ports,
+// TestREQ02WhichListenersAreOn is REQ-02: the table of environment, stored ports,
 // file and defaults.
-func TestWhichListenersAreOn(t *testing.T) {
+func TestREQ02WhichListenersAreOn(t *testing.T) {
 	type stored = map[string]int
 	for _, x := range []struct {
 		name       string

@@ -42,7 +42,7 @@ func inspect(t *testing.T, path string) {
 }
 
 // REQ-14.
-func TestMigrationsAreVersionedByFileName(t *testing.T) {
+func TestREQ14MigrationsAreVersionedByFileName(t *testing.T) {
 	all, err := loadMigrations(embedded())
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func snapshot(t *testing.T, path string) []byte {
 }
 
 // REQ-15, REQ-16.
-func TestAnEditedMigrationStopsTheBootAndChangesNothing(t *testing.T) {
+func TestREQ15AnEditedMigrationStopsTheBootAndChangesNothing(t *testing.T) {
 	files := fstest.MapFS{
 		"20240101000000_one.sql": {Data: []byte("CREATE TABLE one\n(a);")},
 		"20240102000000_two.sql": {Data: []byte("CREATE TABLE two (a);")},

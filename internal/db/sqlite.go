@@ -136,3 +136,26 @@ func tables(ctx context.Context, q querier) (map[string]string, error) {
 	}
 	return all, rows.Err()
 }
+
+// Backup writes a copy of the database, as it is at one moment, to a file that must
+// not exist. Writers go on meanwhile.
+func (d *DB) Backup(ctx context.Context, path string) error {
+	c, err := d.readers.Conn(ctx)
+	if err != nil {
+		return fault.Wrap(kindOf(err), err, "db: backup")
+	}
+	defer c.Close()
+	// Readers may only query; this one writes another file.
+	for _, q := range []string{"PRAGMA query_only(0)", "VACUUM INTO '" + strings.ReplaceAll(path, "'", "''") + "'"} {
+		if _, err = c.ExecContext(ctx, q); err != nil {
+			break
+		}
+	}
+	if _, e := c.ExecContext(context.WithoutCancel(ctx), "PRAGMA query_only(1)"); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	return fault.Wrap(kindOf(err), err, "db: backup")
+}

@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// TestTheDecisionTable is the table of the operator specification 5.7, REQ-26
+// TestREQ27TheDecisionTable is the table of the operator specification 5.7, REQ-26
 // to REQ-28 and REQ-34 to REQ-38.
-func TestTheDecisionTable(t *testing.T) {
+func TestREQ27TheDecisionTable(t *testing.T) {
 	for _, c := range []struct {
 		row   int
 		in    Inputs
@@ -98,8 +98,8 @@ func TestFilesAreReopened(t *testing.T) {
 	}
 }
 
-// TestADisabledRecordCostsNothing is the first half of REQ-38; the benchmark is the other.
-func TestADisabledRecordCostsNothing(t *testing.T) {
+// TestREQ38ADisabledRecordCostsNothing is the first half of REQ-38; the benchmark is the other.
+func TestREQ38ADisabledRecordCostsNothing(t *testing.T) {
 	log := NewRoot().Logger("x")
 	if n := testing.AllocsPerRun(100, func() { log.Debug("message", "n", 1) }); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -10,8 +10,10 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/backup"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
+	"madmail/internal/mailbox"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
 )
@@ -56,6 +58,11 @@ type Desk struct {
 	Exchangers *exchange.Store
 	// Keys sign what goes there.
 	Keys Keys
+	// Boxes are the mailboxes.
+	Boxes mailbox.Store
+	// Backup copies the state.
+	Backup  func(ctx context.Context, dest string, p *backup.Progress) (backup.Manifest, error)
+	backups backups
 	// Keeper removes what is old.
 	Keeper *upkeep.Keeper
 	// Storage tells what the server takes. It reads kept counters where it can.
@@ -210,6 +217,9 @@ func NewTable(d *Desk) Table {
 	d.defineFederation(t)
 	d.defineDKIM(t)
 	d.defineExchangers(t)
+	d.defineMailboxes(t)
+	Define(t, "backup", "Copy the state while the server works", d.backup)
+	Define(t, "backup.status", "Tell how far the copy is", d.backupStatus)
 	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "iroh.status", "Tell how the relay for realtime channels is", d.realtimeStatus)

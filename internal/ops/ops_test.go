@@ -16,6 +16,7 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/backup"
 	"madmail/internal/certs"
 	"madmail/internal/db"
 	"madmail/internal/dkim"
@@ -122,7 +123,10 @@ func newHouse(t testing.TB) *house {
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
 		Exchangers: boxes,
-		Push:       func() PushFacts { return PushFacts{Threshold: 5} }, ResetPush: func() {},
+		Backup: func(context.Context, string, *backup.Progress) (backup.Manifest, error) {
+			return backup.Manifest{}, h.fail
+		},
+		Push: func() PushFacts { return PushFacts{Threshold: 5} }, ResetPush: func() {},
 		Keys: Keys{
 			Records: keys.Records, Rotate: keys.Rotate, Abandon: keys.Abandon, Forget: func() error { return nil },
 			TXT:       func(context.Context, string) ([]string, error) { return nil, fault.New(fault.NotFound, "no such name") },
@@ -131,7 +135,7 @@ func newHouse(t testing.TB) *house {
 			Facts:     func() ZoneFacts { return ZoneFacts{Domain: "x.example", Host: "x.example"} },
 		},
 		Measured: func(context.Context) (int, int64, error) { return 2, 300, nil },
-		Mail:     mail, Keeper: keeper,
+		Mail:     mail, Keeper: keeper, Boxes: h.mail,
 		Storage:      func(context.Context) (Storage, error) { return Storage{}, h.fail },
 		ReloadCaches: func(ctx context.Context) error { return h.accounts.Reload(ctx) },
 		Restart:      func(context.Context) error { return h.fail },

@@ -692,3 +692,9 @@ func (s *Store) box(key mailbox.Box) *box {
 }
 
 func (b *box) index() string { return filepath.Join(b.dir, indexName) }
+
+// Settle puts everything that was acknowledged into its place: the tree below mail/
+// is complete afterwards, until the next change.
+func (s *Store) Settle(ctx context.Context) error {
+	return s.do(ctx, s.structural(true, func() error { return nil }))
+}

@@ -1,0 +1,160 @@
+//go:build unix
+
+package cli
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"madmail/internal/adminrpc"
+	"madmail/internal/settings"
+)
+
+var update = flag.Bool("update", false, "write the reference anew")
+
+const generated = "<!-- Written by make gen from the tables of the program. -->\n"
+
+// cell is text in a table of Markdown.
+func cell(s string) string {
+	if s == "" {
+		return " "
+	}
+	return strings.ReplaceAll(s, "|", `\|`)
+}
+
+func code1(s string) string {
+	if s == "" {
+		return " "
+	}
+	return "`" + cell(s) + "`"
+}
+
+func commandReference() string {
+	var b strings.Builder
+	root := (&shell{}).root()
+	b.WriteString("# Commands\n\n" + generated + "\nEvery command takes `--config FILE`, `--state-dir DIRECTORY`, `--json` and `--help`. Exit code 2 is misuse, 1 everything else that failed.\n")
+	for _, c := range written(root) {
+		if c.Parent() == root {
+			fmt.Fprintf(&b, "\n## %s\n\n%s.", c.Name(), c.Short)
+			if len(c.Aliases) > 0 {
+				fmt.Fprintf(&b, " Also `%s`.", strings.Join(c.Aliases, "`, `"))
+			}
+			b.WriteString("\n\n")
+		}
+		if c.HasAvailableSubCommands() {
+			continue
+		}
+		fmt.Fprintf(&b, "- `%s`", strings.TrimSuffix(c.UseLine(), " [flags]"))
+		if c.Parent() != root {
+			fmt.Fprintf(&b, ": %s.", c.Short)
+		}
+		b.WriteString("\n")
+		for _, f := range flags(c) {
+			fmt.Fprintf(&b, "  - `%s`: %s\n", flagForm(f), flagText(f))
+		}
+	}
+	return b.String()
+}
+
+func settingReference() string {
+	var b strings.Builder
+	b.WriteString("# Settings\n\n" + generated + "\nWhat can be changed while the server runs: `madmail settings set NAME VALUE`. In the database a key is the name in capitals between\n" +
+		"two underscores on either side, unless the last column says otherwise.\n\n| name | form | default | counts | meaning |\n|---|---|---|---|---|\n")
+	when := map[settings.Effect]string{settings.Live: "at once", settings.Component: "when its service is told", settings.Rebind: "at once, on new sockets", settings.Restart: "after a restart"}
+	for _, e := range settings.Entries() {
+		form := e.Kind.String()
+		if len(e.Values) > 0 {
+			form = strings.Join(e.Values, ", ")
+		}
+		def := e.Default
+		if e.Follows != "" {
+			def = "as " + strings.ToLower(strings.Trim(string(e.Follows), "_"))
+			if e.Plus != 0 {
+				def += fmt.Sprintf(" + %d", e.Plus)
+			}
+		}
+		doc := e.Doc
+		if e.Secret {
+			doc += " Never shown."
+		}
+		if e.Env != "" {
+			doc += " `" + e.Env + "` of the environment beats it."
+		}
+		if want := "__" + strings.ToUpper(e.Name()) + "__"; string(e.Key) != want {
+			doc += " Key: `" + string(e.Key) + "`."
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", e.Name(), cell(form), code1(def), when[e.Effect], cell(doc))
+	}
+	return b.String()
+}
+
+func apiReference() string {
+	var b strings.Builder
+	b.WriteString("# The admin API\n\n" + generated + `
+One path, by default ` + "`/api/admin`" + `, takes a POST with an envelope:
+
+` + "```json\n" + `{"method": "GET", "resource": "/admin/status", "headers": {"Authorization": "Bearer TOKEN"}, "body": {}}
+` + "```" + `
+
+The token is that of ` + "`madmail admin-token`" + `; it may also come as the header ` + "`Authorization`" + ` of HTTP. The answer is always HTTP 200 with
+` + "`{\"status\", \"resource\", \"body\", \"error\", \"version\"}`" + `, where status is 200 or 201 for success and error is null then. An envelope has at most 1 MiB
+(32 MiB for an import of accounts). Ten wrong tokens within a minute shut an address out for the rest of it. With ` + "`admin_token = \"disabled\"`" + ` there is no
+such path.
+`)
+	var single []adminrpc.Resource
+	for _, r := range adminrpc.Resources() {
+		if strings.HasPrefix(r.Name, "/admin/settings/") && r.Name != "/admin/settings/federation" {
+			single = append(single, r)
+			continue
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n", r.Name)
+		if len(r.Aliases) > 0 {
+			fmt.Fprintf(&b, "Also `%s`.\n\n", strings.Join(r.Aliases, "`, `"))
+		}
+		b.WriteString("| method | does | body | reply |\n|---|---|---|---|\n")
+		for _, m := range r.Methods {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.Method, cell(m.Doc), code1(m.Request), code1(m.Reply))
+		}
+	}
+	b.WriteString("\n## /admin/settings/NAME\n\nOne for each setting; what they mean stands in [settings.md](settings.md).\n\n| method | body | reply |\n|---|---|---|\n")
+	for _, m := range single[0].Methods {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.Method, code1(m.Request), code1(m.Reply))
+	}
+	b.WriteString("\nNames:")
+	for i, r := range single {
+		if i > 0 {
+			b.WriteString(",")
+		}
+		fmt.Fprintf(&b, " `%s`", strings.TrimPrefix(r.Name, "/admin/settings/"))
+	}
+	b.WriteString(".\n")
+	return b.String()
+}
+
+// TestTheReferenceIsThatOfTheTables: make gen writes it, this proves that
+// somebody did.
+func TestTheReferenceIsThatOfTheTables(t *testing.T) {
+	var man bytes.Buffer
+	Manual(&man)
+	for file, want := range map[string]string{
+		"../../docs/reference/commands.md": commandReference(), "../../docs/reference/settings.md": settingReference(),
+		"../../docs/reference/admin-api.md": apiReference(), "../../dist/madmail.1": man.String(),
+	} {
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != want {
+			t.Errorf("%s is not what the tables say (%v): make gen writes it", filepath.Base(file), err)
+		}
+	}
+}
