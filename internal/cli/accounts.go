@@ -46,13 +46,13 @@ func (s *shell) accountsStatus() *cobra.Command {
 }
 
 func (s *shell) accountsList() *cobra.Command {
-	var pending bool
+	var p ops.AccountPick
 	c := &cobra.Command{Use: "list", Short: "List the accounts, one address a line", Args: cobra.NoArgs, Example: "  madmail accounts list --json",
 		RunE: func(*cobra.Command, []string) error {
 			var r struct {
 				Accounts []ops.AccountInfo `json:"accounts"`
 			}
-			if err := s.call("accounts.list", map[string]bool{"Pending": pending}, &r); err != nil {
+			if err := s.call("accounts.list", p, &r); err != nil {
 				return err
 			}
 			return s.result("accounts list", "", r, func(w io.Writer) {
@@ -61,7 +61,8 @@ func (s *shell) accountsList() *cobra.Command {
 				}
 			})
 		}}
-	c.Flags().BoolVar(&pending, "pending", false, "only those that never logged in")
+	c.Flags().BoolVar(&p.Pending, "pending", false, "only those that never logged in")
+	c.Flags().StringVar(&p.Dormant, "dormant", "", "only those that nobody used for so `long`: 90d")
 	return c
 }
 
@@ -233,7 +234,7 @@ func (s *shell) blocklist() *cobra.Command {
 	remove := s.accountsUnban()
 	remove.Use, remove.Example = "remove USER", "  madmail blocklist remove bob -y"
 	return s.group("blocklist", "Manage the names that may not log in", "  madmail blocklist add bob spam\n  madmail blocklist list",
-		list, remove,
+		list, remove, s.unbanAll(),
 		&cobra.Command{Use: "add USER [REASON]", Short: "Block a name; an account of that name stays", Args: cobra.MinimumNArgs(1),
 			Example: "  madmail blocklist add bob spam",
 			RunE: func(_ *cobra.Command, args []string) error {

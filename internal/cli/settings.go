@@ -8,12 +8,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"madmail/internal/ops"
+	"madmail/internal/settings"
 )
 
 func (s *shell) settings() *cobra.Command {
 	return s.group("settings", "Show and change what can be changed while the server runs",
 		"  madmail settings list --stored\n  madmail settings explain max_message_size\n  madmail settings set max_message_size 50M",
 		s.settingsList(), s.settingsGet(), s.settingsExplain(), s.settingsSet(), s.settingsReset())
+}
+
+// settingKeys completes the name of a setting.
+func settingKeys(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		for _, e := range settings.Entries() {
+			names = append(names, e.Name()+"\t"+e.Doc)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // shown is a value for people.
@@ -49,7 +60,7 @@ func (s *shell) settingsList() *cobra.Command {
 }
 
 func (s *shell) settingsGet() *cobra.Command {
-	return &cobra.Command{Use: "get KEY", Short: "Print a setting's value", Args: cobra.ExactArgs(1), Example: "  madmail settings get imap_tls_port",
+	return &cobra.Command{Use: "get KEY", ValidArgsFunction: settingKeys, Short: "Print a setting's value", Args: cobra.ExactArgs(1), Example: "  madmail settings get imap_tls_port",
 		RunE: func(_ *cobra.Command, args []string) error {
 			var x ops.Setting
 			if err := s.call("settings.get", ops.SettingName{Name: args[0]}, &x); err != nil {
@@ -60,7 +71,7 @@ func (s *shell) settingsGet() *cobra.Command {
 }
 
 func (s *shell) settingsExplain() *cobra.Command {
-	return &cobra.Command{Use: "explain KEY", Short: "Tell everything about a setting", Args: cobra.ExactArgs(1), Example: "  madmail settings explain registration_open",
+	return &cobra.Command{Use: "explain KEY", ValidArgsFunction: settingKeys, Short: "Tell everything about a setting", Args: cobra.ExactArgs(1), Example: "  madmail settings explain registration_open",
 		RunE: func(_ *cobra.Command, args []string) error {
 			var x ops.Setting
 			if err := s.call("settings.get", ops.SettingName{Name: args[0]}, &x); err != nil {
@@ -95,7 +106,7 @@ func (s *shell) changed(command string, x ops.Setting) error {
 }
 
 func (s *shell) settingsSet() *cobra.Command {
-	return &cobra.Command{Use: "set KEY VALUE", Short: "Store a setting", Args: cobra.ExactArgs(2), Example: "  madmail settings set language fa",
+	return &cobra.Command{Use: "set KEY VALUE", ValidArgsFunction: settingKeys, Short: "Store a setting", Args: cobra.ExactArgs(2), Example: "  madmail settings set language fa",
 		RunE: func(_ *cobra.Command, args []string) error {
 			var x ops.Setting
 			if err := s.call("settings.set", ops.SettingName{Name: args[0], Value: args[1]}, &x); err != nil {
@@ -106,7 +117,7 @@ func (s *shell) settingsSet() *cobra.Command {
 }
 
 func (s *shell) settingsReset() *cobra.Command {
-	return &cobra.Command{Use: "reset KEY", Short: "Forget a stored setting: file or default count again", Args: cobra.ExactArgs(1),
+	return &cobra.Command{Use: "reset KEY", ValidArgsFunction: settingKeys, Short: "Forget a stored setting: file or default count again", Args: cobra.ExactArgs(1),
 		Example: "  madmail settings reset language",
 		RunE: func(_ *cobra.Command, args []string) error {
 			var x ops.Setting

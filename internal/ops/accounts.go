@@ -304,10 +304,21 @@ func moment(unix int64) *int64 {
 	return &unix
 }
 
-func (d *Desk) list(ctx context.Context, p struct{ Pending bool }) (map[string][]AccountInfo, error) {
+// AccountPick picks accounts. Its zero value picks all.
+type AccountPick struct {
+	Pending bool   `json:"pending"` // those that never logged in
+	Dormant string `json:"dormant"` // those that nobody used for so long, since they were made
+}
+
+func (d *Desk) list(ctx context.Context, p AccountPick) (map[string][]AccountInfo, error) {
+	quiet, err := age(p.Dormant, false)
+	if err != nil {
+		return nil, err
+	}
+	before := time.Now().Add(-quiet).Unix()
 	all := make([]AccountInfo, 0, d.Accounts.Count())
 	for _, i := range d.Accounts.List() {
-		if p.Pending && !i.Pending {
+		if p.Pending && !i.Pending || quiet > 0 && max(i.LastLogin, i.CreatedAt) > before {
 			continue
 		}
 		a, err := d.about(ctx, i)

@@ -3,9 +3,13 @@ package ops
 import (
 	"context"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 
+	"madmail/internal/fault"
 	"madmail/internal/settings"
+	"madmail/internal/units"
 )
 
 // Disk is the file system that holds the state. All are 0 where the system does
@@ -213,4 +217,27 @@ type Language struct {
 	Config   string `json:"config_default"`
 	Source   string `json:"source"`
 	Applied  string `json:"applied,omitempty"`
+}
+
+// portIsFree refuses a port that another service of this server has by its settings.
+// A server that runs sees the rest when it binds, before anything is stored; without
+// one this is all that keeps the next start from failing.
+func (d *Desk) portIsFree(ctx context.Context, k settings.Key, text string) error {
+	n, err := units.ParsePort(strings.TrimSpace(text))
+	if err != nil {
+		return nil // the catalogue says what is wrong
+	}
+	s := d.Settings.Current()
+	if from, to := s.Port(settings.TURNRelayPortMin), s.Port(settings.TURNRelayPortMax); k == settings.TURNPort && n >= from && n <= to {
+		return fault.Newf(fault.Invalid, "port %d is among those that calls are relayed on (%d-%d)", n, from, to)
+	}
+	if d.Status(ctx).Running || !slices.ContainsFunc(portServices, func(p portService) bool { return p.port == k }) {
+		return nil
+	}
+	for _, p := range portServices {
+		if p.port != k && (p.on == "" || s.Bool(p.on)) && s.Port(p.port) == n {
+			return fault.Newf(fault.Invalid, "port %d is that of %s", n, p.name)
+		}
+	}
+	return nil
 }

@@ -99,6 +99,9 @@ func (d *Desk) settingsSet(ctx context.Context, p SettingName) (Setting, error) 
 	if err != nil {
 		return Setting{}, err
 	}
+	if err := d.portIsFree(ctx, k, p.Value); err != nil {
+		return Setting{}, err
+	}
 	return d.changed(ctx, settings.Change{Key: k, Value: p.Value})
 }
 

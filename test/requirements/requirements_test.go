@@ -376,7 +376,7 @@ func TestREQ22OperatorsMakeAccountsWhileClientsCannot(t *testing.T) {
 	s := testserver.New(t, "")
 	s.Command("registration", "close")
 	s.Command("creds", "jit", "disable")
-	if r, err := target(s).Login("stranger"); err == nil {
+	if r, err := target(s).Login("stranger-one"); err == nil {
 		r.Close()
 		t.Error("a first login made an account")
 	}
