@@ -88,14 +88,15 @@ type App struct {
 	jobs     *upkeep.Scheduler
 	Ops      ops.Table
 
-	fed   federation
-	push  *push.Notifier
-	doors doors
-	calls calls
-	admin atomic.Pointer[admin]
-	group task.Group
-	undo  []func(context.Context) error
-	again chan struct{} // somebody wants a restart
+	fed    federation
+	readAt atomic.Int64 // when the configuration was read, unix nanoseconds
+	push   *push.Notifier
+	doors  doors
+	calls  calls
+	admin  atomic.Pointer[admin]
+	group  task.Group
+	undo   []func(context.Context) error
+	again  chan struct{} // somebody wants a restart
 
 	restarting atomic.Bool
 	keeper     atomic.Pointer[upkeep.Keeper]
@@ -199,6 +200,7 @@ func (a *App) openConfig(context.Context) error {
 		}
 	}
 	a.conf.Store(conf)
+	a.readAt.Store(time.Now().UnixNano())
 	if err := a.applyLogging(conf, false); err != nil {
 		fmt.Fprintln(a.opt.Stderr, "madmail: warning:", err)
 	}

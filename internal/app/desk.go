@@ -43,7 +43,7 @@ func (a *App) openDesk(context.Context) error {
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
 			Facts: a.zoneFacts,
 		},
-		Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
@@ -164,6 +164,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	a.accounts.SetPolicy(accountPolicy(conf))
 	a.conf.Store(conf)
+	a.readAt.Store(time.Now().UnixNano())
 	a.commit(sockets, calls)
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)

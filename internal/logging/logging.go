@@ -293,3 +293,6 @@ func (h *handler) WithAttrs(a []slog.Attr) slog.Handler {
 func (h *handler) WithGroup(name string) slog.Handler {
 	return h.add(func(o slog.Handler) slog.Handler { return o.WithGroup(name) })
 }
+
+// Enabled reports whether anything can be written at all.
+func (r *Root) Enabled() bool { return r.sink.Load() != nil }

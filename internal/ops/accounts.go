@@ -11,6 +11,7 @@ import (
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/backup"
+	"madmail/internal/doctor"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
@@ -60,6 +61,8 @@ type Desk struct {
 	Keys Keys
 	// Boxes are the mailboxes.
 	Boxes mailbox.Store
+	// Facts are what a doctor asks about the server.
+	Facts func(ctx context.Context) (doctor.Facts, error)
 	// Backup copies the state.
 	Backup  func(ctx context.Context, dest string, p *backup.Progress) (backup.Manifest, error)
 	backups backups
@@ -218,6 +221,7 @@ func NewTable(d *Desk) Table {
 	d.defineDKIM(t)
 	d.defineExchangers(t)
 	d.defineMailboxes(t)
+	Define(t, "doctor", "Look for usual troubles", d.doctor)
 	Define(t, "backup", "Copy the state while the server works", d.backup)
 	Define(t, "backup.status", "Tell how far the copy is", d.backupStatus)
 	Define(t, "push", "Show or change whether clients are woken", d.push)

@@ -20,6 +20,7 @@ import (
 	"madmail/internal/certs"
 	"madmail/internal/db"
 	"madmail/internal/dkim"
+	"madmail/internal/doctor"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox/mailboxtest"
@@ -123,6 +124,7 @@ func newHouse(t testing.TB) *house {
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
 		Exchangers: boxes,
+		Facts:      func(context.Context) (doctor.Facts, error) { return doctor.Facts{StateDir: h.dir}, nil },
 		Backup: func(context.Context, string, *backup.Progress) (backup.Manifest, error) {
 			return backup.Manifest{}, h.fail
 		},

@@ -1,0 +1,185 @@
+package app
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"madmail/internal/account"
+	"madmail/internal/address"
+	"madmail/internal/config"
+	"madmail/internal/doctor"
+	"madmail/internal/fault"
+	"madmail/internal/settings"
+)
+
+// clocks are web servers whose time is believed, and that operators of mail servers
+// talk to anyway.
+var clocks = []string{"https://acme-v02.api.letsencrypt.org/directory", "https://delta.chat/"}
+
+// maxMeasured bounds how many accounts a checkup measures.
+const maxMeasured = 200
+
+// doctorFacts tell a doctor about this server.
+func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
+	running := !a.opt.Offline
+	f := doctor.Facts{
+		Running: running, PID: os.Getpid(), StateDir: absolute(a.StateDir), Hostname: a.clientHost(),
+		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Quota: a.measureForDoctor, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
+		Descriptors: openFiles, Wanted: uint64(a.settings.Current().Number(settings.IMAPSessions)) + 1000, Configuration: a.configurationNow,
+		Secrets: a.secretFiles(), Logging: func() bool { return !a.settings.Current().Bool(settings.LogDisabled) && a.Log.Enabled() },
+		Panel: func() (bool, bool) { return false, a.settings.Current().Bool(settings.AdminWebEnabled) },
+		Registration: func() (open, jit, tokens bool) {
+			s := a.settings.Current()
+			return s.Bool(settings.RegistrationOpen), s.Bool(settings.RegistrationOpen) && s.Bool(settings.JITRegistration), s.Bool(settings.TokenRequired)
+		},
+		Queue: func() (int, map[string]string) {
+			m := make(map[string]string)
+			for d, why := range a.fed.trouble() {
+				m[d.Host()] = why
+			}
+			return a.fed.queue.Stats().Entries, m
+		},
+	}
+	if !running {
+		f.PID = 0
+		return f, nil
+	}
+	f.Push = func() (bool, int) { return a.pushFacts().Enabled, a.push.Stats().Failures }
+	f.Executable, f.RunningFile = executable()
+	for _, b := range a.Listeners() {
+		l := doctor.Listener{Service: b.Name, Net: b.Net, Addr: b.l.Addr().String(), TLS: b.TLS}
+		if ap, err := netip.ParseAddrPort(l.Addr); err == nil {
+			l.Local = ap.Addr().IsLoopback()
+		}
+		f.Listeners = append(f.Listeners, l)
+	}
+	f.Certificate = func() (*x509.Certificate, bool) { return a.certs.Leaf(), a.certs.IsSelfSigned() }
+	f.Names = []string{a.clientHost()}
+	if _, literal := f.Domain.IP(); !literal && a.stsPolicy() != "" {
+		f.Names = append(f.Names, a.zoneFacts().Host)
+	}
+	path := a.settings.Current().Text(settings.AdminPath)
+	if p := a.port("http"); p != 0 {
+		f.AdminURL = "http://" + a.reachable("http", p) + path
+	} else if p := a.port("http_tls"); p != 0 {
+		f.AdminURL = "https://" + a.reachable("http_tls", p) + path
+	}
+	f.NewAccount = func(ctx context.Context) (doctor.Account, error) {
+		c, err := a.accounts.CreateRandom(ctx, account.Random{Domain: a.domains.Registration()})
+		return doctor.Account{Addr: c.Addr.Wire(), Password: string(c.Password)}, err
+	}
+	f.Drop = func(ctx context.Context, x doctor.Account) error {
+		who, err := address.Parse(x.Addr)
+		if err != nil {
+			return err
+		}
+		return a.forget(ctx, who)
+	}
+	f.TURN = a.turnForDoctor
+	return f, nil
+}
+
+// reachable is where a listener answers on this machine.
+func (a *App) reachable(name string, port int) string {
+	host := "127.0.0.1"
+	for _, b := range a.Listeners() {
+		if ap, err := netip.ParseAddrPort(b.l.Addr().String()); b.Name == name && err == nil && !ap.Addr().IsUnspecified() {
+			host = ap.Addr().String()
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// measureForDoctor compares what is counted with what lies on disk.
+func (a *App) measureForDoctor(ctx context.Context) (n, wrong int, err error) {
+	if a.opt.Offline {
+		return 0, 0, nil // it is measured anew at every start
+	}
+	done := fault.New(fault.Full, "enough")
+	err = a.store.Accounts(ctx, func(x address.Addr) error {
+		before, messages, _ := a.quota.Usage(x)
+		if _, err := a.store.Usage(ctx, x); err != nil {
+			return err
+		}
+		if after, m, _ := a.quota.Usage(x); after != before || m != messages {
+			wrong++
+		}
+		if n++; n >= maxMeasured {
+			return done
+		}
+		return nil
+	})
+	if fault.Is(err, fault.Full) {
+		err = nil
+	}
+	return n, wrong, err
+}
+
+// configurationNow reads the file again and compares its time with that of the last
+// reading.
+func (a *App) configurationNow() (path string, newer bool, err error) {
+	path = a.conf.Load().File
+	if a.opt.ConfigPath != "" {
+		path = a.opt.ConfigPath
+	}
+	if path == "" {
+		return "", false, nil
+	}
+	if _, err := config.Load(path); err != nil {
+		return path, false, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return path, false, nil
+	}
+	return path, !a.opt.Offline && info.ModTime().After(time.Unix(0, a.readAt.Load())), nil
+}
+
+// secretFiles are those that nobody else may read.
+func (a *App) secretFiles() []string {
+	list := []string{filepath.Join(a.StateDir, "admin_token"), a.db.Path()}
+	for _, r := range a.fed.keys.Records() {
+		list = append(list, r.KeyPath)
+	}
+	if key := a.conf.Load().TLSKey; key != "" {
+		list = append(list, key)
+	} else {
+		list = append(list, filepath.Join(a.StateDir, "certs", "privkey.pem"))
+	}
+	return list
+}
+
+// turnForDoctor returns where calls are relayed, and credentials.
+func (a *App) turnForDoctor() (addr, user, password string, on bool) {
+	for _, b := range a.Listeners() {
+		if b.Name == "turn" {
+			addr = b.l.Addr().String()
+		}
+	}
+	s := a.calls.turn.Load()
+	if addr == "" || s == nil {
+		return "", "", "", false
+	}
+	c := s.Credentials("doctor", time.Hour)
+	return addr, c.User, c.Password, true
+}
+
+// executable returns the path of the program and what this process runs of it.
+func executable() (path, running string) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", ""
+	}
+	running = "/proc/self/exe"
+	if _, err := os.Stat(running); err != nil {
+		return "", ""
+	}
+	return strings.TrimSuffix(path, " (deleted)"), running
+}

@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"madmail/internal/doctor"
+	"madmail/internal/fault"
+	"madmail/internal/ops"
+)
+
+func (s *shell) doctor() *cobra.Command {
+	var fix bool
+	c := &cobra.Command{Use: "doctor [CHECK]...", Short: "Look for usual troubles: what was found, the evidence, and what to type next", Args: cobra.ArbitraryArgs,
+		Example: "  madmail doctor\n  madmail doctor client dns --json\n  madmail doctor --fix",
+		RunE: func(_ *cobra.Command, args []string) error {
+			var d ops.Diagnosis
+			if err := s.call("doctor", ops.Checkup{Only: args, Fix: fix}, &d); err != nil {
+				if fault.Is(err, fault.Invalid) && len(args) > 0 && strings.Contains(err.Error(), "is no check") {
+					return err
+				}
+				// What keeps the state from being opened is the finding.
+				d = ops.Diagnosis{Worst: doctor.Failure, Findings: []doctor.Finding{{Check: "state", Level: doctor.Failure, Finding: "the state cannot be opened", Evidence: err.Error(), Next: fault.HintOf(err)}}}
+			}
+			marks := map[doctor.Level]string{doctor.OK: "ok", doctor.Note: "note", doctor.Warning: "WARNING", doctor.Failure: "FAILURE", doctor.Unknown: "not known"}
+			err := s.result("doctor", "", d, func(w io.Writer) {
+				for _, f := range d.Findings {
+					fmt.Fprintf(w, "%-9s %s: %s\n", marks[f.Level], f.Check, f.Finding)
+					if f.Evidence != "" {
+						fmt.Fprintf(w, "          %s\n", f.Evidence)
+					}
+					if f.Fixed != "" {
+						fmt.Fprintf(w, "          mended: %s\n", f.Fixed)
+					}
+					if f.Next != "" && f.Level != doctor.OK {
+						fmt.Fprintf(w, "          next: %s\n", f.Next)
+					}
+				}
+			})
+			if err == nil && d.Worst == doctor.Failure {
+				return fault.New(fault.Refused, "something is broken: see the findings above")
+			}
+			return err
+		}}
+	c.Flags().BoolVar(&fix, "fix", false, "mend what can be mended without harm")
+	return c
+}
