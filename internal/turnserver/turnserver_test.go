@@ -503,10 +503,17 @@ func TestPortsRunOut(t *testing.T) {
 	if _, err := b.client("udp", b.Credentials("", time.Hour)).Allocate(); err == nil || !strings.Contains(err.Error(), "508") {
 		t.Errorf("%v, want 508", err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.pending) != 0 || b.sources[loopback] != 2 {
-		t.Errorf("pending %v, sources %v", b.pending, b.sources)
+	// The client hears of it first.
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		b.mu.Lock()
+		pending, sources := len(b.pending), b.sources[loopback]
+		b.mu.Unlock()
+		if pending == 0 && sources == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("pending %d, sources %d", pending, sources)
+		}
 	}
 }
 
