@@ -351,6 +351,8 @@ func (a *App) serve(b Bound) error {
 		return a.serveCalls(b)
 	case "iroh", "stun":
 		return a.serveRealtime(b)
+	case "openmetrics":
+		return a.serveMetrics(b.l)
 	case "http_tls":
 		if b.l != net.Listener(a.doors.inlets["http_tls"]) {
 			return a.doors.splitter.Serve(b.l)

@@ -4,14 +4,17 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"madmail/internal/adminrpc"
+	"madmail/internal/metrics"
 	"madmail/internal/settings"
 )
 
@@ -138,12 +141,85 @@ such path.
 
 // TestTheReferenceIsThatOfTheTables: make gen writes it, this proves that
 // somebody did.
+func metricReference() string {
+	var b strings.Builder
+	b.WriteString("# Metrics\n\n" + generated + "\nServed where `openmetrics_listen` says, at `/metrics`, as OpenMetrics or in the older text form. No label holds an address or a domain. Beside these there\n" +
+		"are `process_...` and `go_...` of the process. Counters begin anew with it.\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n")
+	for _, m := range metrics.Table {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, m.Kind, strings.Join(m.Labels, ", "), cell(m.Doc))
+	}
+	return b.String()
+}
+
+// panels are what the dashboard shows: a title, a unit of Grafana, and expressions.
+var panels = []struct {
+	title, unit string
+	exprs       []string
+}{
+	{"Messages taken and refused", "short", []string{"rate(madmail_messages_accepted[5m])", "rate(madmail_messages_refused[5m])"}},
+	{"Copies stored", "short", []string{"rate(madmail_copies_stored[5m])"}},
+	{"IMAP sessions", "short", []string{"madmail_imap_sessions", "madmail_imap_idle_sessions", "madmail_imap_parked_sessions"}},
+	{"Logins", "short", []string{"rate(madmail_imap_logins[5m])", "rate(madmail_imap_failed_logins[5m])", "rate(maddy_smtp_failed_logins[5m])"}},
+	{"SMTP", "short", []string{"rate(maddy_smtp_started_transactions[5m])", "rate(maddy_smtp_smtp_completed_transactions[5m])", "rate(maddy_smtp_aborted_transactions[5m])", "rate(maddy_smtp_ratelimit_deferred[5m])"}},
+	{"Refused SMTP commands", "short", []string{"rate(maddy_smtp_failed_commands[5m])"}},
+	{"To other servers", "short", []string{"rate(madmail_federation_attempts[5m])", "rate(madmail_recipients_queued[5m])"}},
+	{"From other servers", "short", []string{"rate(madmail_federation_received[5m])", "rate(madmail_http_deliveries[5m])", "rate(madmail_origin_verdicts[5m])"}},
+	{"Queue", "short", []string{"maddy_queue_length", "madmail_queue_taken", "madmail_queue_destinations", "madmail_federation_unreachable"}},
+	{"Accounts", "short", []string{"madmail_accounts"}},
+	{"Stored mail", "bytes", []string{"madmail_storage_bytes"}},
+	{"Disk", "bytes", []string{"madmail_disk_free_bytes", "madmail_disk_total_bytes"}},
+	{"Store", "short", []string{"rate(madmail_store_operations[5m])", "rate(madmail_store_syncs[5m])", "madmail_store_mailboxes_loaded"}},
+	{"Calls", "short", []string{"madmail_turn_allocations", "rate(madmail_turn_denied[5m])"}},
+	{"Octets of calls", "Bps", []string{"rate(madmail_turn_bytes[5m])"}},
+	{"Realtime apps", "short", []string{"madmail_iroh_connections"}},
+	{"Push", "short", []string{"rate(madmail_push_notifications[5m])", "madmail_push_pending"}},
+	{"Certificate runs out in", "s", []string{"madmail_certificate_expiry_seconds - time()"}},
+	{"Memory", "bytes", []string{"process_resident_memory_bytes"}},
+	{"Processor", "percentunit", []string{"rate(process_cpu_seconds_total[5m])"}},
+}
+
+// dashboard is what Grafana imports. Every name in it is one of the table, or of the
+// process.
+func dashboard(t *testing.T) string {
+	t.Helper()
+	known := make(map[string]bool)
+	for _, m := range metrics.Table {
+		known[m.Name] = true
+	}
+	name := regexp.MustCompile(`\b(maddy|madmail)_[a-z_]+`)
+	var list []map[string]any
+	for i, p := range panels {
+		var targets []map[string]any
+		for k, e := range p.exprs {
+			for _, n := range name.FindAllString(e, -1) {
+				if !known[n] {
+					t.Errorf("the dashboard names %s, which does not exist", n)
+				}
+			}
+			targets = append(targets, map[string]any{"refId": string(rune('A' + k)), "expr": e, "datasource": map[string]string{"type": "prometheus", "uid": "${source}"}})
+		}
+		list = append(list, map[string]any{
+			"id": i + 1, "type": "timeseries", "title": p.title, "targets": targets, "datasource": map[string]string{"type": "prometheus", "uid": "${source}"},
+			"gridPos":     map[string]int{"x": i % 3 * 8, "y": i / 3 * 7, "w": 8, "h": 7},
+			"fieldConfig": map[string]any{"defaults": map[string]any{"unit": p.unit, "min": 0}, "overrides": []any{}},
+		})
+	}
+	raw, err := json.MarshalIndent(map[string]any{
+		"title": "madmail", "uid": "madmail", "schemaVersion": 39, "editable": true, "refresh": "30s", "time": map[string]string{"from": "now-6h", "to": "now"}, "panels": list,
+		"templating": map[string]any{"list": []any{map[string]any{"name": "source", "type": "datasource", "query": "prometheus", "label": "Source"}}},
+	}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw) + "\n"
+}
+
 func TestTheReferenceIsThatOfTheTables(t *testing.T) {
 	var man bytes.Buffer
 	Manual(&man)
 	for file, want := range map[string]string{
 		"../../docs/reference/commands.md": commandReference(), "../../docs/reference/settings.md": settingReference(),
-		"../../docs/reference/admin-api.md": apiReference(), "../../dist/madmail.1": man.String(),
+		"../../docs/reference/admin-api.md": apiReference(), "../../docs/reference/metrics.md": metricReference(), "../../dist/grafana/madmail.json": dashboard(t), "../../dist/madmail.1": man.String(),
 	} {
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

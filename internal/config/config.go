@@ -11,6 +11,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -58,6 +60,8 @@ type Config struct {
 	HTTPListen          string `toml:"http_listen" kind:"listen"`
 	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listen"`
 	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listen"`
+	OpenMetricsUsername string `toml:"openmetrics_username"`
+	OpenMetricsPassword string `toml:"openmetrics_password"`
 	ProxyProtocol       string `toml:"proxy_protocol" kind:"networks"`
 
 	TURNEnable         bool   `toml:"turn_enable"`
@@ -334,6 +338,13 @@ func (c *Config) together(file string, lines map[string]int) (problems []Problem
 			bad("turn_relay_port_min", "is below 1024", "these ports are for services")
 		case low <= control && control <= high:
 			bad("turn_relay_port_min", fmt.Sprintf("the relay ports hold %d, the port of TURN itself", control), "choose a range beside it")
+		}
+	}
+	if l := trimScheme(c.OpenMetricsListen); l != "" && c.OpenMetricsPassword == "" {
+		if host, _, err := net.SplitHostPort(l); err == nil && host != "localhost" {
+			if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+				bad("openmetrics_listen", "is open to everybody", `set openmetrics_password, or listen on "127.0.0.1:9749"`)
+			}
 		}
 	}
 	seen := make(map[string]string)

@@ -98,7 +98,7 @@ func ParsePorts(s string) (list []int, err error) {
 
 // Listener is one service that may listen. Addr is "" when it is off.
 type Listener struct {
-	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun, openmetrics
 	Net    string // tcp or udp
 	Addr   string
 	TLS    bool   // TLS from the start
@@ -155,6 +155,9 @@ func (c *Config) Listeners(p Ports) []Listener {
 	}
 	if (c.IrohEnable || c.IrohRelayURL != "" || p.Port("iroh") != 0) && !p.Off("iroh") {
 		list = append(list, c.realtime(p, list)...)
+	}
+	if c.OpenMetricsListen != "" {
+		list = append(list, p.resolve("openmetrics", c.OpenMetricsListen, "", "", "", false))
 	}
 	on := list[:0]
 	for _, l := range list {

@@ -68,6 +68,7 @@ type Store struct {
 
 	mu      sync.Mutex // guards the fields below
 	pending map[address.Domain]*Stats
+	sum     Stats // of all, since the start
 	missed  int64
 
 	flushing sync.Mutex // one Flush at a time; above mu
@@ -94,6 +95,7 @@ func (s *Store) count(d address.Domain, f func(*Stats)) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f(&s.sum)
 	p := s.pending[d]
 	if p == nil {
 		if len(s.pending) >= maxPending {
@@ -105,6 +107,13 @@ func (s *Store) count(d address.Domain, f func(*Stats)) {
 	}
 	f(p)
 	p.LastActive = s.Now()
+}
+
+// Sum returns the counts of all domains together since the start.
+func (s *Store) Sum() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sum
 }
 
 // Tried counts one try by one transport.

@@ -104,6 +104,8 @@ func (c *session) accept(r io.Reader) smtp.Reply {
 	res, err := c.srv.opt.Intake.Accept(ctx, &c.tx.env, &guarded{r, time.AfterFunc(24*time.Hour, cancel), c.srv.opt.AcceptTimeout})
 	if err == nil {
 		c.srv.stats.accepted.Add(1)
+		c.srv.stats.by[c.module()].completed.Add(1)
+		c.tx.completed = true
 		c.srv.opt.Logger.Debug("message accepted", "local", res.Local, "size", res.Size)
 		return smtp.Say(250, "2.0.0", "OK")
 	}

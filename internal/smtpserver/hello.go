@@ -111,6 +111,7 @@ func (c *session) verify(user string, password []byte) smtp.Reply {
 	id, err := c.srv.opt.Auth.Login(ctx, user, password, c.remote)
 	if err != nil {
 		c.srv.stats.failedLogins.Add(1)
+		c.srv.stats.by[c.module()].failedLogins.Add(1)
 		if fault.KindOf(err) != fault.Denied {
 			return smtp.Say(454, "4.7.0", "Temporarily unavailable, try again later")
 		}

@@ -49,6 +49,7 @@ func (c *session) mail(arg string) smtp.Reply {
 		case tx.env.From != tx.env.Identity:
 			tx.deferred = &smtp.Reply{Code: 553, Enhanced: "5.7.1", Text: []string{"Sender address must be your own"}}
 		case !c.srv.rate.allow(tx.env.From, c.srv.opt.Now()):
+			c.srv.stats.by[c.module()].deferred.Add(1)
 			tx.deferred = &smtp.Reply{Code: 450, Text: []string{"4.7.1: Too much mail from <" + tx.env.From.Wire() + ">, try again later"}}
 		}
 	}

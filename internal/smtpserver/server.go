@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -145,6 +146,62 @@ type Server struct {
 
 type counters struct {
 	accepted, refused, logins, failedLogins, panics atomic.Int64
+
+	by [2]struct{ started, completed, aborted, deferred, failedLogins atomic.Int64 } // port 25, submission
+
+	mu     sync.Mutex // guards the field below
+	failed map[FailedCommand]int64
+}
+
+// maxFailed bounds the table of failed commands; there are some dozens.
+const maxFailed = 500
+
+// FailedCommand is a command that got a refusal.
+type FailedCommand struct {
+	Submission bool   // else port 25
+	Command    string // MAIL, RCPT or DATA
+	Code       int
+	Enhanced   string // as in "5.1.1", or ""
+}
+
+// Transactions are counts of one kind of port.
+type Transactions struct {
+	Started, Completed, Aborted, Deferred, FailedLogins int64
+	Sessions                                            int // open now
+}
+
+// module is 0 for port 25 and 1 for submission.
+func (c *session) module() int {
+	if c.mode == MX {
+		return 0
+	}
+	return 1
+}
+
+// count notes the reply to a command.
+func (c *session) count(verb string, r smtp.Reply) {
+	if verb == "BDAT" {
+		verb = "DATA"
+	}
+	switch {
+	case verb != "MAIL" && verb != "RCPT" && verb != "DATA":
+	case r.Positive():
+		if verb == "MAIL" {
+			c.srv.stats.by[c.module()].started.Add(1)
+		}
+	case r.Code > 0:
+		s := &c.srv.stats
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		k := FailedCommand{c.module() == 1, verb, r.Code, r.Enhanced}
+		if _, known := s.failed[k]; !known && len(s.failed) >= maxFailed {
+			return
+		}
+		if s.failed == nil {
+			s.failed = make(map[FailedCommand]int64)
+		}
+		s.failed[k]++
+	}
 }
 
 // Stats are counts since the start.
@@ -154,6 +211,9 @@ type Stats struct {
 	Refused      int64 // messages
 	Logins       int64
 	FailedLogins int64
+	MX           Transactions // port 25
+	Submission   Transactions
+	Failed       map[FailedCommand]int64
 }
 
 // New checks opt and returns a server without listeners.
@@ -176,10 +236,21 @@ func New(opt Options) (*Server, error) {
 
 // Stats returns the counts.
 func (s *Server) Stats() Stats {
+	var by [2]Transactions
 	s.mu.Lock()
 	n := len(s.sessions)
+	for c := range s.sessions {
+		by[c.module()].Sessions++
+	}
 	s.mu.Unlock()
-	return Stats{n, s.stats.accepted.Load(), s.stats.refused.Load(), s.stats.logins.Load(), s.stats.failedLogins.Load()}
+	for i := range by {
+		c := &s.stats.by[i]
+		by[i].Started, by[i].Completed, by[i].Aborted, by[i].Deferred, by[i].FailedLogins = c.started.Load(), c.completed.Load(), c.aborted.Load(), c.deferred.Load(), c.failedLogins.Load()
+	}
+	s.stats.mu.Lock()
+	failed := maps.Clone(s.stats.failed)
+	s.stats.mu.Unlock()
+	return Stats{n, s.stats.accepted.Load(), s.stats.refused.Load(), s.stats.logins.Load(), s.stats.failedLogins.Load(), by[0], by[1], failed}
 }
 
 // Remotes calls f with the remote address of every session.

@@ -43,14 +43,15 @@ type session struct {
 
 // transaction is what MAIL, RCPT and DATA build up.
 type transaction struct {
-	open     bool
-	env      delivery.Envelope
-	seen     map[address.Addr]bool
-	rcpts    int
-	refused  int         // code of the first refusal, 0 for none
-	deferred *smtp.Reply // what is wrong with MAIL, told at RCPT
-	utf8     bool
-	data     phase // what the wire is doing
+	open      bool
+	completed bool // the message was accepted
+	env       delivery.Envelope
+	seen      map[address.Addr]bool
+	rcpts     int
+	refused   int         // code of the first refusal, 0 for none
+	deferred  *smtp.Reply // what is wrong with MAIL, told at RCPT
+	utf8      bool
+	data      phase // what the wire is doing
 }
 
 type phase uint8
@@ -147,6 +148,7 @@ func (c *session) interrupt(ended bool) {
 func (c *session) close() {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	_ = c.flush()
+	c.reset()
 	c.conn.Close()
 	c.wire.discard()
 	c.srv.remove(c)
@@ -288,6 +290,7 @@ func (c *session) command(line string) bool {
 		return true
 	}
 	r := h.run(c, cmd.Arg)
+	c.count(cmd.Verb, r)
 	if r.Code >= 500 && r.Code <= 504 {
 		c.errors++
 	}
@@ -298,4 +301,9 @@ func (c *session) command(line string) bool {
 // dead is what a handler returns when the connection can no longer be used.
 var dead = smtp.Reply{Code: -1}
 
-func (c *session) reset() { c.tx = transaction{} }
+func (c *session) reset() {
+	if c.tx.open && !c.tx.completed {
+		c.srv.stats.by[c.module()].aborted.Add(1)
+	}
+	c.tx = transaction{}
+}

@@ -1,0 +1,130 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"madmail/internal/authres"
+	"madmail/internal/metrics"
+	"madmail/internal/peers"
+	"madmail/internal/smtpserver"
+	"madmail/internal/version"
+)
+
+// serveMetrics answers on the port for monitoring until the listener is closed.
+func (a *App) serveMetrics(l net.Listener) error {
+	conf := a.conf.Load()
+	user := conf.OpenMetricsUsername
+	if user == "" {
+		user = "metrics"
+	}
+	h, err := metrics.Handler(metrics.Options{Samples: a.samples, Username: user, Password: conf.OpenMetricsPassword})
+	if err != nil {
+		return err
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	err = s.Serve(l)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if stop := s.Shutdown(ctx); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		return errors.Join(err, stop)
+	}
+	return nil
+}
+
+// samples are the numbers of this moment. Everything is counted anyway.
+func (a *App) samples() metrics.Samples {
+	s := make(metrics.Samples)
+	n := func(name string, v int64, labels ...string) { s.Add(name, float64(v), labels...) }
+	n("madmail_build_info", 1, version.Version, version.BuildID())
+	n("madmail_start_time_seconds", a.booted.Unix())
+	n("madmail_accounts", int64(a.accounts.Count()))
+
+	sm, im := a.smtp.Stats(), a.imap.Stats()
+	for module, t := range map[string]smtpserver.Transactions{"smtp": sm.MX, "submission": sm.Submission} {
+		n("maddy_smtp_started_transactions", t.Started, module)
+		n("maddy_smtp_smtp_completed_transactions", t.Completed, module)
+		n("maddy_smtp_aborted_transactions", t.Aborted, module)
+		n("maddy_smtp_ratelimit_deferred", t.Deferred, module)
+		n("maddy_smtp_failed_logins", t.FailedLogins, module)
+		n("maddy_conns_active", int64(t.Sessions), module)
+	}
+	for k, v := range sm.Failed {
+		module := "smtp"
+		if k.Submission {
+			module = "submission"
+		}
+		n("maddy_smtp_failed_commands", v, module, k.Command, strconv.Itoa(k.Code), k.Enhanced)
+	}
+	n("maddy_conns_active", int64(im.Sessions), "imap")
+	n("madmail_imap_sessions", int64(im.Sessions))
+	n("madmail_imap_idle_sessions", int64(im.Idle))
+	n("madmail_imap_parked_sessions", int64(im.Parked))
+	n("madmail_imap_logins", im.Logins)
+	n("madmail_imap_failed_logins", im.FailedLogins)
+
+	d, st := a.intake.Stats(), a.store.Stats()
+	bytes, messages := a.quota.Total()
+	n("madmail_messages_accepted", d.Accepted)
+	n("madmail_messages_refused", d.Refused)
+	n("madmail_messages_repeated", d.Repeated)
+	n("madmail_copies_stored", d.Stored)
+	n("madmail_recipients_queued", d.Queued)
+	n("madmail_storage_bytes", bytes)
+	n("madmail_storage_messages", messages)
+	n("madmail_store_syncs", st.Syncs)
+	n("madmail_store_checkpoints", st.Checkpoints)
+	n("madmail_store_operations", st.Operations)
+	n("madmail_store_mailboxes_loaded", st.Loaded)
+	if total, free, ok := diskSpace(a.StateDir); ok {
+		n("madmail_disk_free_bytes", free)
+		n("madmail_disk_total_bytes", total)
+	}
+
+	in := a.fed.inbound.Stats()
+	n("madmail_http_deliveries", in.Accepted, "accepted")
+	n("madmail_http_deliveries", in.Dropped, "dropped")
+	n("madmail_http_deliveries", in.Refused, "refused")
+	for v := range a.fed.verdicts {
+		n("madmail_origin_verdicts", a.fed.verdicts[v].Load(), authres.Verdict(v).String())
+	}
+	q := a.fed.queue.Stats()
+	n("maddy_queue_length", int64(q.Entries), "remote_queue", a.fed.queue.Dir)
+	n("madmail_queue_taken", int64(q.Taken))
+	n("madmail_queue_destinations", int64(q.Destinations))
+	n("madmail_queue_set_aside", int64(q.Broken))
+	n("madmail_federation_unreachable", int64(len(a.fed.trouble())))
+	sum := a.fed.peers.Sum()
+	for _, t := range []peers.Transport{peers.HTTPS, peers.HTTP, peers.SMTP} {
+		n("madmail_federation_attempts", sum.Succeeded[t], t.String(), "delivered")
+		n("madmail_federation_attempts", sum.Failed[t], t.String(), "failed")
+	}
+	n("madmail_federation_received", sum.Inbound)
+
+	if t := a.calls.turn.Load(); t != nil {
+		x := t.Stats()
+		n("madmail_turn_allocations", int64(x.Allocations))
+		n("madmail_turn_allocations_created", x.Created)
+		n("madmail_turn_denied", x.Denied)
+		n("madmail_turn_bytes", x.ToPeers, "to_peers")
+		n("madmail_turn_bytes", x.FromPeers, "from_peers")
+	}
+	if h := a.calls.realtime.Load(); h != nil {
+		n("madmail_iroh_connections", int64(h.Stats().Connections))
+	}
+	p := a.push.Stats()
+	n("madmail_push_pending", int64(p.Pending))
+	n("madmail_push_notifications", p.Sent, "sent")
+	n("madmail_push_notifications", p.Gone, "dead_token")
+	n("madmail_push_notifications", p.Failed, "failed")
+	n("madmail_push_notifications", p.Dropped, "dropped")
+	n("madmail_certificate_expiry_seconds", a.certs.Leaf().NotAfter.Unix())
+	r := a.fed.resolver.Stats()
+	n("madmail_dns_lookups", r.Hits, "cache")
+	n("madmail_dns_lookups", r.Lookups-r.Hits, "server")
+	return s
+}

@@ -1,0 +1,76 @@
+//go:build unix
+
+package app
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"madmail/internal/metrics"
+	"madmail/test/load"
+)
+
+// TestMetricsOfARealServer: every metric of the table is there before the first
+// transaction, counts what happens, and names nobody.
+func TestMetricsOfARealServer(t *testing.T) {
+	h := newHouse(t)
+	h.listen("openmetrics", "127.0.0.1", h.spare)
+	h.lines["iroh_enable"] = "true"
+	h.write()
+	h.start()
+	get := func(path string) (int, string) {
+		t.Helper()
+		r, err := h.web().Get(fmt.Sprintf("http://127.0.0.1:%d%s", h.spare, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode, string(b)
+	}
+	code, text := get("/metrics")
+	if code != http.StatusOK {
+		t.Fatal(code)
+	}
+	later := map[string]bool{"maddy_smtp_failed_commands": true, "madmail_turn_allocations": true, "madmail_turn_allocations_created": true, "madmail_turn_denied": true, "madmail_turn_bytes": true}
+	for _, m := range metrics.Table {
+		if !strings.Contains(text, "\n"+m.Name+"{") && !strings.Contains(text, "\n"+m.Name+" ") && !later[m.Name] {
+			t.Errorf("%s is not there", m.Name)
+		}
+	}
+	h.login("somebody")
+	s, err := h.target().NewSender("alicealice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Send([]string{"somebody@[127.0.0.1]"}, load.Message("alicealice@[127.0.0.1]", 1500)); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.mail("x@peer.example", nil, "a@elsewhere.example"); !strings.HasPrefix(got, "550") {
+		t.Error(got)
+	}
+	_, text = get("/metrics")
+	for _, want := range []string{
+		"\nmadmail_accounts 2\n", "\nmadmail_copies_stored 1\n", "\nmadmail_imap_sessions 1\n", `maddy_smtp_smtp_completed_transactions{module="submission"} 1`,
+		`maddy_smtp_started_transactions{module="smtp"} 1`, `maddy_smtp_failed_commands{command="RCPT",module="smtp",smtp_code="550",smtp_enchcode="5.7.1"} 1`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	for _, secret := range []string{"alicealice", "somebody", "peer.example", "elsewhere.example"} {
+		if strings.Contains(text, secret) {
+			t.Error(secret, "is shown")
+		}
+	}
+	if code, _ := get("/"); code != http.StatusNotFound {
+		t.Error(code)
+	}
+}

@@ -1,0 +1,184 @@
+// Package metrics tells a monitoring system how the server is: one table of metrics,
+// the text that such systems read (OpenMetrics, and the older form of it), and a
+// handler that may ask for a password. It does not know where numbers come from: it is
+// handed a function that returns all of them at once.
+//
+// No label holds an address or a domain of anybody.
+package metrics
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Kind is what a number does.
+type Kind uint8
+
+// The kinds.
+const (
+	Counter Kind = iota // goes up, and begins anew with the process
+	Gauge               // as it is now
+)
+
+// String returns the kind as monitoring systems call it.
+func (k Kind) String() string {
+	if k == Counter {
+		return "counter"
+	}
+	return "gauge"
+}
+
+// Metric is a line of the table.
+type Metric struct {
+	Name   string
+	Kind   Kind
+	Doc    string
+	Labels []string
+}
+
+// Table is every metric of the server itself. Those of the process and of the Go
+// runtime (process_*, go_*) come from the library. Names that begin with maddy_ are
+// those of earlier versions, spelling included.
+var Table = []Metric{
+	{"maddy_smtp_started_transactions", Counter, "MAIL commands accepted.", []string{"module"}},
+	{"maddy_smtp_smtp_completed_transactions", Counter, "Messages accepted.", []string{"module"}},
+	{"maddy_smtp_aborted_transactions", Counter, "Transactions that ended without a message.", []string{"module"}},
+	{"maddy_smtp_ratelimit_deferred", Counter, "Senders put off by a limit.", []string{"module"}},
+	{"maddy_smtp_failed_logins", Counter, "Logins refused.", []string{"module"}},
+	{"maddy_smtp_failed_commands", Counter, "MAIL, RCPT and DATA commands refused.", []string{"module", "command", "smtp_code", "smtp_enchcode"}},
+	{"maddy_queue_length", Gauge, "Messages that wait for other servers.", []string{"module", "location"}},
+	{"maddy_conns_active", Gauge, "Connections.", []string{"module"}},
+
+	{"madmail_build_info", Gauge, "Always 1; the labels tell what runs.", []string{"version", "build"}},
+	{"madmail_start_time_seconds", Gauge, "When the server started, in unix time.", nil},
+	{"madmail_accounts", Gauge, "Accounts.", nil},
+	{"madmail_imap_sessions", Gauge, "IMAP sessions.", nil},
+	{"madmail_imap_idle_sessions", Gauge, "IMAP sessions in IDLE.", nil},
+	{"madmail_imap_parked_sessions", Gauge, "IMAP sessions that wait without a goroutine.", nil},
+	{"madmail_imap_logins", Counter, "IMAP logins.", nil},
+	{"madmail_imap_failed_logins", Counter, "IMAP logins refused.", nil},
+	{"madmail_messages_accepted", Counter, "Messages taken, by any door.", nil},
+	{"madmail_messages_refused", Counter, "Messages refused after they were read.", nil},
+	{"madmail_messages_repeated", Counter, "Copies that another server sent again and that were there.", nil},
+	{"madmail_copies_stored", Counter, "Copies put into mailboxes.", nil},
+	{"madmail_recipients_queued", Counter, "Recipients of other servers.", nil},
+	{"madmail_http_deliveries", Counter, "Requests of other servers at /mxdeliv, by result.", []string{"result"}},
+	{"madmail_origin_verdicts", Counter, "What was found out about where mail of other servers comes from.", []string{"verdict"}},
+	{"madmail_storage_bytes", Gauge, "Stored mail.", nil},
+	{"madmail_storage_messages", Gauge, "Stored messages.", nil},
+	{"madmail_store_syncs", Counter, "Writes of the journal to disk.", nil},
+	{"madmail_store_checkpoints", Counter, "Checkpoints of the journal.", nil},
+	{"madmail_store_operations", Counter, "Changes of mailboxes.", nil},
+	{"madmail_store_mailboxes_loaded", Gauge, "Mailboxes held in memory.", nil},
+	{"madmail_disk_free_bytes", Gauge, "Room on the file system of the state directory.", nil},
+	{"madmail_disk_total_bytes", Gauge, "Size of that file system.", nil},
+	{"madmail_queue_taken", Gauge, "Messages that are being brought to other servers now.", nil},
+	{"madmail_queue_destinations", Gauge, "Servers that messages wait for.", nil},
+	{"madmail_queue_set_aside", Gauge, "Entries of the queue that could not be read.", nil},
+	{"madmail_federation_unreachable", Gauge, "Servers that were not reached the last time.", nil},
+	{"madmail_federation_attempts", Counter, "Tries to bring messages to other servers, by transport.", []string{"transport", "result"}},
+	{"madmail_federation_received", Counter, "Messages of other servers.", nil},
+	{"madmail_turn_allocations", Gauge, "Relays of calls.", nil},
+	{"madmail_turn_allocations_created", Counter, "Relays of calls since the start.", nil},
+	{"madmail_turn_denied", Counter, "Requests with wrong or expired credentials.", nil},
+	{"madmail_turn_bytes", Counter, "Octets relayed in calls.", []string{"direction"}},
+	{"madmail_iroh_connections", Gauge, "Connections of realtime apps.", nil},
+	{"madmail_push_pending", Gauge, "Clients still to be woken.", nil},
+	{"madmail_push_notifications", Counter, "Requests to the notification service, by result.", []string{"result"}},
+	{"madmail_certificate_expiry_seconds", Gauge, "When the certificate runs out, in unix time.", nil},
+	{"madmail_dns_lookups", Counter, "Questions to the resolver, by where the answer came from.", []string{"source"}},
+}
+
+// Samples are the numbers at one moment: by name, then by label values.
+type Samples map[string][]Sample
+
+// Sample is one number.
+type Sample struct {
+	Value  float64
+	Labels []string // in the order of the metric
+}
+
+// Add adds a number.
+func (s Samples) Add(name string, value float64, labels ...string) {
+	s[name] = append(s[name], Sample{value, labels})
+}
+
+// collector hands the numbers to the library.
+type collector struct {
+	samples func() Samples
+	descs   []*prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	all := c.samples()
+	for i, m := range Table {
+		kind := prometheus.CounterValue
+		if m.Kind == Gauge {
+			kind = prometheus.GaugeValue
+		}
+		for _, s := range all[m.Name] {
+			x, err := prometheus.NewConstMetric(c.descs[i], kind, s.Value, s.Labels...)
+			if err != nil {
+				x = prometheus.NewInvalidMetric(c.descs[i], err)
+			}
+			out <- x
+		}
+	}
+}
+
+// Options configure a handler. Samples must be set.
+type Options struct {
+	// Samples returns all numbers. It reads counters and never walks mail.
+	Samples func() Samples
+	// Username and Password are asked for when Password is not "" (RFC 7617).
+	Username, Password string
+}
+
+// Handler serves GET /metrics and nothing else.
+func Handler(o Options) (http.Handler, error) {
+	if o.Samples == nil {
+		return nil, errors.New("metrics: no samples")
+	}
+	c := &collector{samples: o.Samples}
+	for _, m := range Table {
+		c.descs = append(c.descs, prometheus.NewDesc(m.Name, m.Doc, m.Labels, nil))
+	}
+	r := prometheus.NewRegistry()
+	for _, x := range []prometheus.Collector{c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := r.Register(x); err != nil {
+			return nil, err
+		}
+	}
+	text := promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: 4, EnableOpenMetrics: true})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if o.Password != "" && !o.allowed(r) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="metrics"`)
+			http.Error(w, "unauthorized", http.StatusUnauthorized)
+			return
+		}
+		text.ServeHTTP(w, r)
+	})
+	return mux, nil
+}
+
+func (o *Options) allowed(r *http.Request) bool {
+	user, password, _ := r.BasicAuth()
+	// Digests have one length: time tells nothing.
+	given, want := sha256.Sum256([]byte(user+"\x00"+password)), sha256.Sum256([]byte(o.Username+"\x00"+o.Password))
+	return subtle.ConstantTimeCompare(given[:], want[:]) == 1
+}
