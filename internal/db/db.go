@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"madmail/internal/fault"
+	"madmail/internal/logging"
 	"madmail/internal/task"
 )
 
@@ -208,6 +209,7 @@ func (d *DB) Read(ctx context.Context, f func(ctx context.Context, q *Q) error) 
 	// Ends the snapshot; nothing was written, so nothing can be lost.
 	defer func() { _ = tx.Rollback() }()
 	return f(ctx, &Q{prepare: func(ctx context.Context, query string) (*sql.Stmt, error) {
+		d.log.Log(ctx, logging.Trace, "sql", "statement", query) // never its values
 		s, err := d.readStmt(ctx, query)
 		if err != nil {
 			return nil, err

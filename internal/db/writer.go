@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"madmail/internal/fault"
+	"madmail/internal/logging"
 )
 
 const (
@@ -203,6 +204,7 @@ func (d *DB) call(j *job) (err error) {
 
 // prepare keeps one prepared statement per text on the writing connection.
 func (d *DB) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	d.log.Log(ctx, logging.Trace, "sql", "statement", query) // never its values
 	if s := d.wSQL[query]; s != nil {
 		return s, nil
 	}

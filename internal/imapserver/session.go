@@ -19,6 +19,7 @@ import (
 	"madmail/internal/event"
 	"madmail/internal/fault"
 	"madmail/internal/imap"
+	"madmail/internal/logging"
 	"madmail/internal/mailbox"
 )
 
@@ -468,7 +469,32 @@ func (c *session) read() (*command, error) {
 			return nil, errLineTooLong
 		}
 	}
-	return c.parseCommand(text, literals), nil
+	cmd := c.parseCommand(text, literals)
+	if c.traced() {
+		c.trace("C", frame(cmd.name, text))
+	}
+	return cmd, nil
+}
+
+// traced reports whether frames of the protocol are logged.
+func (c *session) traced() bool { return c.srv.opt.Logger.Enabled(context.Background(), logging.Trace) }
+
+func (c *session) trace(side, text string) {
+	c.srv.opt.Logger.Log(context.Background(), logging.Trace, "imap", side, text)
+}
+
+// frame is a command as it may be logged: no password, no token, no literal.
+func frame(name, text string) string {
+	text, _, cut := strings.Cut(text, "\r\n")
+	switch name {
+	case "LOGIN", "AUTHENTICATE", "SETMETADATA":
+		tag, _, _ := strings.Cut(text, " ")
+		return tag + " " + name + " ***"
+	}
+	if cut {
+		text += " ..."
+	}
+	return text
 }
 
 // trailingLiteral finds "{n}" or "{n+}" at the end of a line (RFC 3501 section
@@ -550,6 +576,9 @@ func (c *session) answer(tag string, r response) {
 		c.put("[", r.code, "] ")
 	}
 	c.put(imap.Text(r.text), "\r\n")
+	if c.traced() {
+		c.trace("S", tag+" "+r.status+" "+r.text)
+	}
 }
 
 // refusal turns an error of the flows into a response. It is the one place

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"madmail/internal/address"
 	"madmail/internal/delivery"
+	"madmail/internal/logging"
 	"madmail/internal/smtp"
 )
 
@@ -208,7 +210,25 @@ func (c *session) flush() error {
 func (c *session) reply(r smtp.Reply) {
 	if r.Code > 0 {
 		c.out = r.Append(c.out)
+		if c.traced() {
+			c.trace("S", strings.TrimSpace(string(r.Append(nil))))
+		}
 	}
+}
+
+// traced reports whether frames of the protocol are logged.
+func (c *session) traced() bool { return c.srv.opt.Logger.Enabled(context.Background(), logging.Trace) }
+
+func (c *session) trace(side, text string) {
+	c.srv.opt.Logger.Log(context.Background(), logging.Trace, "smtp", side, text)
+}
+
+// frame is a command as it may be logged: without passwords.
+func frame(verb, line string) string {
+	if verb == "AUTH" || verb == "" {
+		return verb + " ***"
+	}
+	return line
 }
 
 // run is the session's main loop.
@@ -266,6 +286,9 @@ func (c *session) bad(r smtp.Reply) {
 // command runs one command line and reports whether the session goes on.
 func (c *session) command(line string) bool {
 	cmd, err := smtp.ParseCommand(line)
+	if c.traced() {
+		c.trace("C", frame(cmd.Verb, line))
+	}
 	if err != nil {
 		c.bad(smtp.Say(500, "5.5.2", "Syntax error"))
 		return true

@@ -429,6 +429,28 @@ func TestREQ35DebugWithInfoIsReasonable(t *testing.T) {
 	}
 }
 
+// TestREQ36TraceShowsFramesAndStatements, and no secret among them.
+func TestREQ36TraceShowsFramesAndStatements(t *testing.T) {
+	s := testserver.NewWith(t, testserver.Options{Host: "127.0.0.1", Dir: t.TempDir(), Extra: "debug = true\n", Env: []string{"RUST_LOG=chatmail=trace"}})
+	r := login(t, s, "somebody")
+	if _, err := r.Do(`SETMETADATA INBOX (/private/devicetoken "openpgp:secret-token")`); err != nil {
+		t.Fatal(err)
+	}
+	send(t, s, "somebody", "somebody", 1, 3_000)
+	s.Stop()
+	out := s.Output()
+	for _, want := range []string{"TRACE", "LOGIN ***", "Setmetadata completed", "EHLO", "AUTH ***", "MAIL FROM:", "354 Go ahead", "statement=", "SELECT "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not shown", want)
+		}
+	}
+	for _, secret := range []string{password, "secret-token", "BEGIN PGP"} {
+		if strings.Contains(out, secret) {
+			t.Errorf("%q was logged", secret)
+		}
+	}
+}
+
 // TestTenThousandAccountsAreListedQuickly: the listing reads memory, not the disk.
 // It is bounded widely; the benchmark of the same name measures.
 func TestTenThousandAccountsAreListedQuickly(t *testing.T) {
