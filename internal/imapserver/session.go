@@ -483,15 +483,30 @@ func (c *session) trace(side, text string) {
 	c.srv.opt.Logger.Log(context.Background(), logging.Trace, "imap", side, text)
 }
 
-// frame is a command as it may be logged: no password, no token, no literal.
+// vocabulary are the words of commands that say nothing about anybody.
+var vocabulary = make(map[string]bool)
+
+func init() {
+	for name := range handlers {
+		for w := range strings.FieldsSeq(name) {
+			vocabulary[w] = true
+		}
+	}
+	for w := range strings.FieldsSeq(`UID FLAGS SILENT SIZE RFC822 INTERNALDATE BODY BODYSTRUCTURE ENVELOPE PEEK HEADER FIELDS TEXT MODSEQ CHANGEDSINCE
+		UNCHANGEDSINCE VANISHED INBOX MESSAGES UIDNEXT UIDVALIDITY UNSEEN HIGHESTMODSEQ RECENT RETURN ALL COUNT MIN MAX SAVE SEEN DELETED ANSWERED FLAGGED
+		DRAFT DEFLATE CONDSTORE QRESYNC UTF8 ACCEPT STORAGE FROM TO SUBJECT DATE MESSAGE-ID CHAT-VERSION AUTOCRYPT OR NOT UNDELETED SINCE BEFORE`) {
+		vocabulary[w] = true
+	}
+}
+
+// frame is a command as it may be logged.
 func frame(name, text string) string {
 	text, _, cut := strings.Cut(text, "\r\n")
 	switch name {
 	case "LOGIN", "AUTHENTICATE", "SETMETADATA":
-		tag, _, _ := strings.Cut(text, " ")
-		return tag + " " + name + " ***"
+		return name + " ***"
 	}
-	if cut {
+	if text = logging.Frame(text, 1, vocabulary); cut {
 		text += " ..."
 	}
 	return text

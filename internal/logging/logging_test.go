@@ -147,3 +147,22 @@ func TestNamesAreStopped(t *testing.T) {
 		t.Errorf("written: %s", out.String())
 	}
 }
+
+func TestFramesHoldNobodysWords(t *testing.T) {
+	vocabulary := map[string]bool{"FETCH": true, "FLAGS": true, "INBOX": true}
+	for line, want := range map[string]string{
+		`a1 UID FETCH 1:20 (FLAGS) "secret box"`: `a1 *** FETCH 1:20 (FLAGS) "*** ***"`,
+		"a2 SELECT Grüße\x00\xff":                "a2 *** ***??",
+		"a3 FETCH 123456789012 BODY[] {5}":       "a3 FETCH *** ***[] {5}",
+		"":                                       "",
+		strings.Repeat("x ", 1000):               "x " + strings.Repeat("*** ", 125) + " ...",
+		"a5 fetch inbox":                         "a5 fetch inbox",
+	} {
+		if got := Frame(line, 1, vocabulary); got != want {
+			t.Errorf("%.60q: %.200q, want %.200q", line, got, want)
+		}
+	}
+	if got := Frame(strings.Repeat("x ", 100_000), 1, vocabulary); len(got) > 520 {
+		t.Error("a frame of", len(got))
+	}
+}

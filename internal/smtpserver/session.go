@@ -223,12 +223,15 @@ func (c *session) trace(side, text string) {
 	c.srv.opt.Logger.Log(context.Background(), logging.Trace, "smtp", side, text)
 }
 
-// frame is a command as it may be logged: without passwords.
+// vocabulary are the words of commands that say nothing about anybody.
+var vocabulary = map[string]bool{"FROM": true, "TO": true, "SIZE": true, "BODY": true, "8BITMIME": true, "7BIT": true, "SMTPUTF8": true, "LAST": true, "NOTIFY": true, "RET": true}
+
+// frame is a command as it may be logged.
 func frame(verb, line string) string {
-	if verb == "AUTH" || verb == "" {
-		return verb + " ***"
+	if verb == "AUTH" || verb == "" || handlers[verb].run == nil && verb != "QUIT" {
+		return "***"
 	}
-	return line
+	return logging.Frame(line, 1, vocabulary)
 }
 
 // run is the session's main loop.
