@@ -42,7 +42,10 @@ func (h *Hub) Serve(l net.Listener) error {
 	h.mu.Lock()
 	if h.stopped {
 		h.mu.Unlock()
-		return l.Close()
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
 	}
 	h.servers[s] = struct{}{}
 	h.mu.Unlock()

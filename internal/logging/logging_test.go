@@ -155,7 +155,6 @@ func TestFramesHoldNobodysWords(t *testing.T) {
 		"a2 SELECT Grüße\x00\xff":                "a2 *** ***??",
 		"a3 FETCH 123456789012 BODY[] {5}":       "a3 FETCH *** ***[] {5}",
 		"":                                       "",
-		strings.Repeat("x ", 1000):               "x " + strings.Repeat("*** ", 125) + " ...",
 		"a5 fetch inbox":                         "a5 fetch inbox",
 	} {
 		if got := Frame(line, 1, vocabulary); got != want {
