@@ -5,6 +5,9 @@
 // a slow client cannot hold up a delivery, and nothing has to be buffered.
 // The package never carries a message and does not know what changed.
 //
+// A mailbox without a name stands for its account: who waits for it is woken by
+// changes of all mailboxes of the account, and by changes of the list of them.
+//
 // All methods may be called from many goroutines.
 package event
 
@@ -26,7 +29,8 @@ const shards = 64
 
 // Bus connects changes with waiters. Make one with New.
 type Bus struct {
-	shard [shards]shard
+	shard    [shards]shard
+	accounts atomic.Int64 // subscriptions of whole accounts
 }
 
 type shard struct {
@@ -65,6 +69,9 @@ func (b *Bus) of(box mailbox.Box) *shard {
 // Subscribe wakes w after each later Publish of box, until Close.
 func (b *Bus) Subscribe(box mailbox.Box, w Waker) *Subscription {
 	s := &Subscription{bus: b, box: box, waker: w}
+	if box.Name == "" {
+		b.accounts.Add(1)
+	}
 	sh := b.of(box)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -77,6 +84,9 @@ func (b *Bus) Subscribe(box mailbox.Box, w Waker) *Subscription {
 func (s *Subscription) Close() {
 	if s.closed.Swap(true) {
 		return
+	}
+	if s.box.Name == "" {
+		s.bus.accounts.Add(-1)
 	}
 	sh := s.bus.of(s.box)
 	sh.mu.Lock()
@@ -92,8 +102,15 @@ func (s *Subscription) Close() {
 	}
 }
 
-// Publish wakes everybody who waits for box.
+// Publish wakes everybody who waits for box, or for its account.
 func (b *Bus) Publish(box mailbox.Box) {
+	b.publish(box)
+	if box.Name != "" && b.accounts.Load() > 0 {
+		b.publish(mailbox.Box{Account: box.Account})
+	}
+}
+
+func (b *Bus) publish(box mailbox.Box) {
 	sh := b.of(box)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()

@@ -38,6 +38,22 @@ func TestOnlyTheSubscribersOfAMailboxAreWoken(t *testing.T) {
 	}
 }
 
+func TestSubscribersOfAnAccountAreWokenByAllItsMailboxes(t *testing.T) {
+	b := New()
+	var in, account, other counter
+	b.Subscribe(box(t, "a@x.org", "INBOX"), &in)
+	s := b.Subscribe(box(t, "a@x.org", ""), &account)
+	b.Subscribe(box(t, "b@x.org", ""), &other)
+	b.Publish(box(t, "a@x.org", "INBOX"))
+	b.Publish(box(t, "a@x.org", "Sent"))
+	b.Publish(box(t, "a@x.org", ""))
+	s.Close()
+	b.Publish(box(t, "a@x.org", "INBOX"))
+	if in.n.Load() != 2 || account.n.Load() != 3 || other.n.Load() != 0 {
+		t.Errorf("woken %d, %d, %d times; want 2, 3, 0", in.n.Load(), account.n.Load(), other.n.Load())
+	}
+}
+
 func TestNothingIsKeptForClosedSubscriptions(t *testing.T) {
 	b := New()
 	bx := box(t, "a@x.org", "INBOX")

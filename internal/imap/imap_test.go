@@ -36,6 +36,39 @@ func TestFetchItems(t *testing.T) {
 	}
 }
 
+func TestNotify(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want Notify
+	}{
+		{"NONE", Notify{}},
+		{"set status (inboxes (messagenew MessageExpunge FlagChange)) (MAILBOXES (a inbox) NONE) (SUBTREE b (MailboxName SubscriptionChange))", Notify{Status: true, Groups: []NotifyGroup{
+			{Kind: "INBOXES", Events: MessageNew | MessageExpunge | FlagChange}, {Kind: "MAILBOXES", Names: []string{"a", "INBOX"}},
+			{Kind: "SUBTREE", Names: []string{"b"}, Events: MailboxName | SubscriptionChange}}}},
+		{"SET (SELECTED-DELAYED (MessageNew (UID FLAGS) MessageExpunge)) (PERSONAL (ServerMetadataChange))", Notify{Unknown: true, Groups: []NotifyGroup{{Kind: "PERSONAL"}},
+			Selected: NotifySelected{Given: true, Delayed: true, Events: MessageNew | MessageExpunge, Fetch: []FetchItem{{Name: "UID"}, {Name: "FLAGS"}}}}},
+		{"SET (SELECTED NONE)", Notify{Selected: NotifySelected{Given: true}}},
+	} {
+		p := NewParser(c.in, nil)
+		got := p.Notify()
+		if err := p.End(); err != nil || !cmp.Equal(got, c.want) {
+			t.Errorf("%s: %v\n%s", c.in, err, cmp.Diff(c.want, got))
+		}
+	}
+	const both = "(MessageNew MessageExpunge)"
+	for _, bad := range []string{"", "SET", "SET STATUS", "SET ()", "NONE NONE", "SET (SELECTED)", "SET (SELECTED ())", "SET (NOWHERE NONE)", "SET (PERSONAL (MessageNew))",
+		"SET (PERSONAL (FlagChange))", "SET (SELECTED (MessageNew MessageExpunge MailboxName))", "SET (PERSONAL (MessageNew (UID) MessageExpunge))",
+		"SET (SELECTED " + both + ") (SELECTED-DELAYED " + both + ")", "SET (MAILBOXES () NONE)", "SET (SUBTREE NONE)", "SET (PERSONAL " + both + ")(INBOXES NONE)",
+		"SET" + strings.Repeat(" (PERSONAL NONE)", maxNotifyGroups+1), "SET (MAILBOXES (" + strings.Repeat("a ", maxNotifyNames) + "a) NONE)",
+	} {
+		p := NewParser(bad, nil)
+		p.Notify()
+		if p.End() == nil {
+			t.Errorf("%.60q accepted", bad)
+		}
+	}
+}
+
 func TestSetsResolveStarOnly(t *testing.T) {
 	p := NewParser("1:*,7,9:3,*", nil)
 	s := p.Set()
@@ -118,12 +151,12 @@ func TestDates(t *testing.T) {
 }
 
 func FuzzParser(f *testing.F) {
-	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-"} {
+	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-", "SET STATUS (SELECTED (MessageNew (UID BODY.PEEK[]) MessageExpunge)) (SUBTREE (a b) NONE) (PERSONAL (MailboxName))"} {
 		f.Add(s, []byte("lit"))
 	}
 	f.Fuzz(func(t *testing.T, s string, lit []byte) {
 		for _, parse := range []func(*Parser){
-			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() }, func(p *Parser) { p.ListCommand() }, func(p *Parser) { p.StatusItems() },
+			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() }, func(p *Parser) { p.ListCommand() }, func(p *Parser) { p.StatusItems() }, func(p *Parser) { p.Notify() },
 			func(p *Parser) { p.Flags() }, func(p *Parser) { p.Mailbox() }, func(p *Parser) { p.ListPattern() },
 			func(p *Parser) { p.DateTime() }, func(p *Parser) { p.AString() }, func(p *Parser) { p.NString() },
 		} {

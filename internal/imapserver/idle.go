@@ -14,13 +14,15 @@ func (c *session) idle(cmd *command) response {
 		return bad(err)
 	}
 	c.put("+ idling\r\n")
-	if c.open {
+	told := c.interest == nil || c.interest.selected.Events != 0
+	if c.open && told {
 		if err := c.update(true); err != nil {
 			return response{}
 		}
 	}
 	c.idleTag = cmd.tag
 	c.idling.Store(true)
+	c.push(told)
 	return response{sent: true}
 }
 
@@ -32,7 +34,7 @@ func (c *session) idleStep() error {
 	line, err := c.wire.line(maxDone, true)
 	switch {
 	case errors.Is(err, errWoken):
-		return c.update(true)
+		return c.changes()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.put("* OK Still here\r\n")
 		return nil
@@ -42,6 +44,7 @@ func (c *session) idleStep() error {
 	tag := c.idleTag
 	c.idleTag = ""
 	c.idling.Store(false)
+	c.push(c.interest != nil && c.interest.selected.Events != 0)
 	if strings.EqualFold(string(line), "DONE") {
 		c.answer(tag, ok("Idle completed"))
 		return nil

@@ -18,6 +18,7 @@ func (c *session) list(cmd *command) response {
 	if c.rev2 && slices.Contains(l.Status, "RECENT") {
 		return response{status: "BAD", text: "There is no RECENT in IMAP4rev2"}
 	}
+	c.enabling(l.Status)
 	return c.listing(&l, "LIST")
 }
 

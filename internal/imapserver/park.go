@@ -36,7 +36,7 @@ func (c *session) park() bool {
 	c.out.release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended != "" || c.woken && c.idling.Load() {
+	if c.ended != "" || c.due() {
 		return false
 	}
 	if c.watch == nil && !c.startWatch() {

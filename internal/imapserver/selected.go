@@ -203,6 +203,9 @@ func (c *session) updateAfter(expunge bool, e effects) error {
 	}
 	if d.Exists {
 		c.untagged(uint64(c.known.Len()), "EXISTS")
+		if err := c.fetchNew(old.UIDNext); err != nil {
+			return err
+		}
 	}
 	for _, m := range d.Flags {
 		expected := e.expected(old, m)

@@ -47,6 +47,8 @@ type session struct {
 	parked  bool       // without a goroutine
 	ended   string     // why the session has to end, "" while it has not
 	woken   bool       // the mailbox changed
+	pushed  bool       // what changes in the mailbox is told at once
+	stirred bool       // something that NOTIFY watches changed
 
 	parking // see park.go
 
@@ -71,6 +73,8 @@ type session struct {
 	utf8      bool // RFC 6855
 
 	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
+
+	interest *interest // not nil after NOTIFY
 }
 
 // command is one command on its way.
@@ -123,7 +127,7 @@ func init() {
 		"GETQUOTA": {(*session).getQuota, inside, false}, "GETQUOTAROOT": {(*session).getQuotaRoot, inside, false},
 		"SETQUOTA":    {(*session).setQuota, inside, false},
 		"GETMETADATA": {(*session).getMetadata, inside, false}, "SETMETADATA": {(*session).setMetadata, inside, false},
-		"IDLE":  {(*session).idle, inside, false},
+		"IDLE": {(*session).idle, inside, false}, "NOTIFY": {(*session).notify, inside, false},
 		"CHECK": {(*session).noop, selected, false}, "CLOSE": {(*session).closeCommand, selected, false},
 		"UNSELECT": {(*session).unselect, selected, false}, "EXPUNGE": {(*session).expunge, selected, false},
 		"FETCH": {(*session).fetch, selected, true}, "STORE": {(*session).store, selected, true},
@@ -199,9 +203,20 @@ func (c *session) Wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.woken = true
-	if c.idling.Load() {
+	if c.pushed {
 		c.interrupt()
 	}
+}
+
+// due reports whether there is something to tell a client that has not spoken.
+// The caller holds c.mu.
+func (c *session) due() bool { return c.stirred || c.woken && c.pushed }
+
+// push says whether changes of the selected mailbox are told at once.
+func (c *session) push(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pushed = on
 }
 
 // end asks the session to say BYE, at once when it waits.
@@ -234,7 +249,7 @@ func (c *session) wait(p []byte) (int, error) {
 	case c.ended != "":
 		c.mu.Unlock()
 		return 0, errEnded
-	case c.woken && c.idling.Load():
+	case c.due():
 		c.mu.Unlock()
 		return 0, errWoken
 	}
@@ -259,7 +274,7 @@ func (c *session) wait(p []byte) (int, error) {
 		switch {
 		case c.ended != "":
 			return 0, errEnded
-		case c.woken && c.idling.Load():
+		case c.due():
 			return 0, errWoken
 		case linger:
 			return 0, errQuiet
@@ -282,6 +297,7 @@ func (c *session) more(p []byte) (int, error) {
 // close ends the connection and gives everything back.
 func (c *session) close() {
 	c.leave()
+	c.unwatched()
 	c.idling.Store(false)
 	_ = c.flush()
 	c.unwatch()
@@ -388,7 +404,10 @@ func (c *session) step() error {
 		return c.idleStep()
 	}
 	cmd, err := c.read()
-	if err != nil {
+	switch {
+	case errors.Is(err, errWoken):
+		return c.changes()
+	case err != nil:
 		return err
 	}
 	return c.serve(cmd)

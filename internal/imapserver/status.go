@@ -19,6 +19,7 @@ func (c *session) status(cmd *command) response {
 	if c.rev2 && slices.Contains(items, "RECENT") {
 		return response{status: "BAD", text: "There is no RECENT in IMAP4rev2"}
 	}
+	c.enabling(items)
 	ctx, cancel := c.ctx()
 	defer cancel()
 	v, err := c.srv.opt.Store.View(ctx, b)
@@ -27,6 +28,12 @@ func (c *session) status(cmd *command) response {
 	}
 	c.statusOf(b, v, items)
 	return ok("Status completed")
+}
+
+// enabling notes that a client which asks for mod-sequences understands them (RFC 7162
+// section 3.1).
+func (c *session) enabling(items []string) {
+	c.condstore = c.condstore || slices.Contains(items, "HIGHESTMODSEQ")
 }
 
 // statusOf writes the STATUS response of a mailbox.
@@ -45,7 +52,6 @@ func (c *session) statusOf(b mailbox.Box, v *mailbox.View, items []string) {
 		case "APPENDLIMIT":
 			c.num(uint64(max(c.srv.opt.MaxAppend(), 0)))
 		case "HIGHESTMODSEQ":
-			c.condstore = true
 			c.num(uint64(v.HighestMod))
 		default:
 			c.num(statusNumber(v, it))

@@ -10,7 +10,7 @@ import (
 )
 
 // Hooks are what a store calls: Changed after a change of a mailbox became
-// visible, Used with what an account grew or shrank by.
+// visible, and without a name after one of an account's list of mailboxes; Used with what an account grew or shrank by.
 type Hooks struct {
 	Changed func(mailbox.Box)
 	Used    func(a address.Addr, bytes, messages int64)
@@ -112,9 +112,14 @@ func testChangedHook(s *suite, r *recorder) {
 	s.expunge(inbox, mailbox.All())
 	quiet("an expunge of nothing")
 	s.must(s.s.RenameBox(s.ctx, a, "b"))
-	want("rename", a)
+	list := s.box("")
+	want("rename", a, list)
+	s.must(s.s.Subscribe(s.ctx, s.box("b"), false))
+	want("subscription", list)
+	s.made("c")
+	want("a new mailbox", list)
 	s.must(s.s.RemoveBox(s.ctx, s.box("b")))
-	want("removal", s.box("b"))
+	want("removal", s.box("b"), list)
 	s.fill(inbox, 1)
 	r.take()
 	s.must(s.s.RemoveAccount(s.ctx, inbox.Account))

@@ -64,6 +64,9 @@ func NewMemory() *Memory {
 // effects are the hooks that are due when the lock is released.
 type effects []func()
 
+// listed notes that the list of mailboxes changed that b is or was in.
+func (e *effects) listed(m *Memory, b mailbox.Box) { e.changed(m, mailbox.Box{Account: b.Account}) }
+
 func (e *effects) changed(m *Memory, b mailbox.Box) {
 	if m.Changed != nil {
 		*e = append(*e, func() { m.Changed(b) })
@@ -520,11 +523,12 @@ func (m *Memory) CreateBox(ctx context.Context, b mailbox.Box, specialUse string
 	if err := m.begin(ctx, "CreateBox", b); err != nil {
 		return err
 	}
-	return m.do(func(*effects) error {
+	return m.do(func(e *effects) error {
 		if m.existsLocked(b) {
 			return fault.New(fault.Exists, "Mailbox exists")
 		}
 		m.makeLocked(b, specialUse)
+		e.listed(m, b)
 		return nil
 	})
 }
@@ -546,6 +550,7 @@ func (m *Memory) RenameBox(ctx context.Context, b mailbox.Box, name string) erro
 		if b.Name == mailbox.Inbox {
 			return m.emptyInboxLocked(e, b, to)
 		}
+		e.listed(m, b)
 		return m.renameLocked(e, b, to)
 	})
 }
@@ -607,6 +612,7 @@ func (m *Memory) RemoveBox(ctx context.Context, b mailbox.Box) error {
 			return fault.New(fault.Refused, "INBOX cannot be removed")
 		}
 		m.dropLocked(e, b, x)
+		e.listed(m, b)
 		return nil
 	})
 }
@@ -623,8 +629,9 @@ func (m *Memory) dropLocked(e *effects, b mailbox.Box, x *memBox) {
 
 // Subscribe changes whether a mailbox counts as subscribed. See mailbox.Store.
 func (m *Memory) Subscribe(ctx context.Context, b mailbox.Box, on bool) error {
-	err := m.with(ctx, "Subscribe", b, func(_ *effects, _ mailbox.Box, x *memBox) error {
+	err := m.with(ctx, "Subscribe", b, func(e *effects, b mailbox.Box, x *memBox) error {
 		x.hidden = !on
+		e.listed(m, b)
 		return nil
 	})
 	if !on && fault.Is(err, fault.NotFound) {

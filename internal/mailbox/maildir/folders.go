@@ -149,9 +149,13 @@ func (s *Store) CreateBox(ctx context.Context, key mailbox.Box, specialUse strin
 				return err
 			}
 		}
+		s.listed(key.Account)
 		return s.syncPath(b.dir)
 	}))
 }
+
+// listed tells that an account's list of mailboxes changed.
+func (s *Store) listed(a address.Addr) { s.opt.Changed(mailbox.Box{Account: a}) }
 
 // syncPath makes a directory's way down from mail/ durable.
 func (s *Store) syncPath(dir string) error {
@@ -203,6 +207,7 @@ func (s *Store) RemoveBox(ctx context.Context, key mailbox.Box) error {
 		m := s.readMeta(key.Account)
 		delete(m.Special, key.Name)
 		m.hide(key.Name, false)
+		defer s.listed(key.Account)
 		return s.writeMeta(key.Account, m)
 	}))
 }
@@ -309,6 +314,7 @@ func (s *Store) rename(from, to mailbox.Box) error {
 		moves[n] = child
 	}
 	m := s.readMeta(from.Account)
+	defer s.listed(from.Account)
 	for old, now := range moves {
 		b, err := s.ready(mailbox.Box{Account: from.Account, Name: old})
 		if err != nil {
@@ -350,6 +356,7 @@ func (s *Store) Subscribe(ctx context.Context, key mailbox.Box, on bool) error {
 		}
 		m := s.readMeta(key.Account)
 		m.hide(key.Name, !on)
+		defer s.listed(key.Account)
 		return s.writeMeta(key.Account, m)
 	}))
 }

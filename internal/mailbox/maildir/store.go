@@ -59,7 +59,8 @@ type Options struct {
 	// that nobody else runs on it.
 	Dir    string
 	Logger *slog.Logger
-	// Changed is called after each change of a mailbox became visible.
+	// Changed is called after each change of a mailbox became visible, and with no
+	// name after each change of an account's list of mailboxes.
 	Changed func(mailbox.Box)
 	// Used is told by how many bytes and messages an account grew or shrank.
 	// After Hydrate the sum of all calls is what is on disk.
