@@ -70,6 +70,7 @@ type App struct {
 
 	reload sync.Mutex // one reload or change of a setting at a time
 	conf   atomic.Pointer[config.Config]
+	limits atomic.Pointer[limits] // of IMAP, as last asked for
 
 	db       *db.DB
 	settings *settings.Store
@@ -465,12 +466,25 @@ func (a *App) openDoors(context.Context) error {
 	return nil
 }
 
+// imapLimits answers from what it said last while the settings are the same: every
+// read of a session asks.
 func (a *App) imapLimits() imapserver.Limits {
 	s := a.settings.Current()
-	return imapserver.Limits{
+	if last := a.limits.Load(); last != nil && last.of == s {
+		return last.Limits
+	}
+	l := imapserver.Limits{
 		Sessions: s.Number(settings.IMAPSessions), PerAddress: s.Number(settings.IMAPAddressSessions), PerAccount: s.Number(settings.IMAPAccountSessions),
 		Command: int(s.Size(settings.IMAPCommand)), Literals: int(s.Size(settings.IMAPLiterals)), Nesting: s.Number(settings.IMAPNesting),
 	}
+	a.limits.Store(&limits{of: s, Limits: l})
+	return l
+}
+
+// limits are those of IMAP under a snapshot of the settings.
+type limits struct {
+	of *settings.Snapshot
+	imapserver.Limits
 }
 
 func (a *App) certNames() []string {

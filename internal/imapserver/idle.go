@@ -37,7 +37,7 @@ func (c *session) idleStep() error {
 		return c.changes()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.put("* OK Still here\r\n")
-		return nil
+		return c.wire.rest()
 	case err != nil:
 		return err
 	}

@@ -2,6 +2,7 @@ package imapserver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -112,6 +113,78 @@ func TestADayOfPhones(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 	})
+}
+
+// TestQuietPhonesBecomeSmall: what a client's compressor may refer to, up to 32 KiB, is
+// kept in little space once the client has been silent for a keep-alive, and still is
+// all there.
+func TestQuietPhonesBecomeSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &desk{bus: event.New(), meta: map[string]string{}, store: mailboxtest.NewMemory(), quota: quota.New(func(address.Addr) int64 { return 1 << 30 })}
+		var err error
+		d.srv, err = New(Options{Auth: d, Store: d.store, Append: d, Bus: d.bus, Quota: d.quota, AllowInsecureAuth: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		d.srv.start(theirs, STARTTLS)
+		socket := &buffered{Conn: ours, out: make(chan []byte, 100)}
+		go socket.run()
+		c := &client{t: t, conn: socket, br: bufio.NewReader(ours)}
+		c.login("phone@x.org")
+		c.do("s", "SELECT INBOX")
+		c.compress()
+		for i := range 1000 {
+			c.do(fmt.Sprintf("a%d", i), fmt.Sprintf("UID FETCH %d:* (UID INTERNALDATE RFC822.SIZE)", i+1))
+		}
+		c.send("i IDLE\r\n")
+		kept := func() int {
+			synctest.Wait()
+			for s := range d.srv.sessions {
+				s.mu.Lock() // the session takes it around its waits
+				defer s.mu.Unlock()
+				return s.wire.in.dec.Kept()
+			}
+			return 0
+		}
+		c.until("+ ")
+		if n := kept(); n < 32<<10 {
+			t.Fatalf("%d octets after many commands: this test shows nothing", n)
+		}
+		c.until("* OK Still here")
+		if n := kept(); n > 8<<10 {
+			t.Errorf("%d octets are kept for a silent client", n)
+		}
+		c.send("DONE\r\n")
+		c.until("i OK")
+		if l := c.do("z", "UID FETCH 1:* (UID INTERNALDATE RFC822.SIZE)"); len(l) != 1 || !strings.HasPrefix(l[0], "z OK") {
+			t.Error(l)
+		}
+		ours.Close()
+		close(socket.out)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := d.srv.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// buffered is a pipe whose writer does not wait for the reader, as a socket.
+type buffered struct {
+	net.Conn
+	out chan []byte
+}
+
+func (b *buffered) Write(p []byte) (int, error) {
+	b.out <- bytes.Clone(p)
+	return len(p), nil
+}
+
+func (b *buffered) run() {
+	for p := range b.out {
+		_, _ = b.Conn.Write(p)
+	}
 }
 
 // phone is one connection of a client.

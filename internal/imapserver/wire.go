@@ -76,6 +76,15 @@ func (w *wire) release() {
 	}
 }
 
+// rest makes what is kept between commands small: the client has been silent for
+// long, and may be for longer.
+func (w *wire) rest() error {
+	if w.in == nil || !w.atRest() {
+		return nil
+	}
+	return w.in.dec.Pack()
+}
+
 // discard drops what was read ahead.
 func (w *wire) discard() {
 	w.r = w.w

@@ -35,7 +35,10 @@ const (
 
 // Decoder decodes one stream. The zero value is at its beginning.
 type Decoder struct {
-	window []byte // the end of the plain text so far
+	// window is the end of the plain text so far: a ring once it has MaxWindow octets.
+	window []byte
+	oldest int    // where it begins in the ring
+	packed []byte // the window as a stream of its own, after Pack
 	acc    uint64 // bits that were not used yet, the next one lowest
 	n      uint   // how many
 
@@ -66,7 +69,7 @@ func (d *Decoder) Pending() bool { return d.full }
 // is full. An error is final.
 func (d *Decoder) Decode(dst, src []byte) (int, []byte, error) {
 	used, from := 0, len(dst)
-	var err error
+	err := d.unpack()
 	for on := true; on && err == nil; {
 		for d.n <= 56 && used < len(src) && d.state != stored && d.state != ended {
 			d.acc |= uint64(src[used]) << d.n
@@ -92,12 +95,13 @@ func (d *Decoder) Decode(dst, src []byte) (int, []byte, error) {
 			on, err = d.lengths()
 		case symbols:
 			dst, err = d.symbols(dst, from)
-			on = !d.full && (d.state != symbols || used < len(src))
+			on = d.state != symbols
 		case ended:
 			if used < len(src) || d.n >= 8 {
 				err = ErrEnd
 			}
 		}
+		on = !d.full && (on || used < len(src)) // what was short of bits gets more
 	}
 	d.remember(dst[from:])
 	return used, dst, err
@@ -106,13 +110,25 @@ func (d *Decoder) Decode(dst, src []byte) (int, []byte, error) {
 // remember keeps the end of the plain text for later matches.
 func (d *Decoder) remember(p []byte) {
 	if len(p) >= MaxWindow {
-		d.window = append(d.window[:0], p[len(p)-MaxWindow:]...)
+		d.window, d.oldest = append(d.window[:0], p[len(p)-MaxWindow:]...), 0
 		return
 	}
-	if over := len(d.window) + len(p) - MaxWindow; over > 0 {
-		d.window = append(d.window[:0], d.window[over:]...)
+	k := min(len(p), MaxWindow-len(d.window))
+	d.window = append(d.window, p[:k]...)
+	for p = p[k:]; len(p) > 0; p = p[k:] {
+		k = copy(d.window[d.oldest:], p)
+		d.oldest = (d.oldest + k) % MaxWindow
 	}
-	d.window = append(d.window, p...)
+}
+
+// past returns plain text that begins back octets before the window's end, up to
+// the end or to where the ring turns over.
+func (d *Decoder) past(back int) []byte {
+	at := d.oldest - back
+	if at >= 0 {
+		return d.window[at:d.oldest]
+	}
+	return d.window[len(d.window)+at:]
 }
 
 func (d *Decoder) take(bits uint) uint64 {
@@ -315,9 +331,9 @@ func (d *Decoder) copy(dst []byte, from int) []byte {
 	for d.left > 0 && len(dst) < cap(dst) {
 		k := min(d.left, cap(dst)-len(dst))
 		if before := d.back - (len(dst) - from); before > 0 {
-			k = min(k, before)
-			at := len(d.window) - before
-			dst = append(dst, d.window[at:at+k]...)
+			text := d.past(before)
+			k = min(k, len(text))
+			dst = append(dst, text[:k]...)
 		} else {
 			k = min(k, d.back)
 			at := len(dst) - d.back

@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -103,6 +104,47 @@ func TestEveryFlushDeliversAll(t *testing.T) {
 	}
 	if len(streams) != 9 {
 		t.Errorf("%d streams", len(streams))
+	}
+}
+
+// A window is as good as new after Pack, wherever the stream is interrupted, and
+// the window of a client's commands becomes small.
+func TestAPackedWindowDecodesOn(t *testing.T) {
+	for name, text := range samples() {
+		var b bytes.Buffer
+		w, err := flate.NewWriter(&b, flate.BestCompression)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(text)
+		_ = w.Flush()
+		var d Decoder
+		var got []byte
+		for i, src := 0, b.Bytes(); i < len(src); i += 997 {
+			some, err := decode(&d, src[i:min(i+997, len(src))], 997, 1000)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			got = append(got, some...)
+			if err := d.Pack(); err != nil {
+				t.Fatal(name, err)
+			}
+			if name == "words" && len(got) > MaxWindow && (d.packed == nil || d.window != nil) {
+				t.Fatal("the window was not packed")
+			}
+		}
+		if !bytes.Equal(got, text) {
+			t.Errorf("%s: other octets than without Pack", name)
+		}
+	}
+	var d Decoder
+	var commands []byte
+	for i := 0; len(commands) < 2*MaxWindow; i++ {
+		commands = fmt.Appendf(commands, "A%04d IDLE\r\nDONE\r\nA%04d UID FETCH %d:* (UID INTERNALDATE RFC822.SIZE)\r\nA%04d UID STORE %d +FLAGS.SILENT (\\Deleted)\r\n", 3*i, 3*i+1, 100+i, 3*i+2, 100+i)
+	}
+	d.remember(commands)
+	if err := d.Pack(); err != nil || len(d.packed) == 0 || cap(d.packed) > 8<<10 {
+		t.Errorf("%d octets of commands are %d packed, %v", MaxWindow, cap(d.packed), err)
 	}
 }
 
