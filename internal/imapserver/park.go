@@ -75,15 +75,20 @@ func (c *session) startWatch() bool {
 	return true
 }
 
-// pull takes what TLS holds back, and reports whether there was anything.
-func (c *session) pull() bool {
+// held reads what TLS holds back, without waiting.
+func (c *session) held(p []byte) int {
 	if c.lower == nil {
-		return false
+		return 0
 	}
 	c.lower.dry = true
-	n, _ := c.conn.Read(c.wire.one[:])
+	n, _ := c.conn.Read(p)
 	c.lower.dry = false
-	if n == 0 {
+	return n
+}
+
+// pull takes what TLS holds back, and reports whether there was anything.
+func (c *session) pull() bool {
+	if c.held(c.wire.one[:]) == 0 {
 		return false
 	}
 	c.wire.push(c.wire.one[0])
@@ -103,7 +108,7 @@ func (c *session) unparkLocked() {
 	}
 	c.parked = false
 	c.timer.Stop()
-	c.srv.group.Go("session", func() { c.srv.serve(c, true) })
+	c.srv.woken.Go("session", func() { c.srv.serve(c, true) })
 }
 
 // unwatch gives back what parking took.

@@ -161,6 +161,7 @@ func (o *Options) fill() error {
 type Server struct {
 	opt    Options
 	group  task.Group
+	woken  task.Crew                       // runs sessions that were parked
 	poller atomic.Pointer[readable.Poller] // nil: sessions keep their goroutines
 	once   sync.Once
 
@@ -194,6 +195,7 @@ func New(opt Options) (*Server, error) {
 	s.group.Panicked = func(_ string, v any, stack []byte) {
 		opt.Logger.Error("an IMAP session panicked", "panic", fmt.Sprint(v), "stack", string(stack))
 	}
+	s.woken.Panicked = s.group.Panicked
 	return s, nil
 }
 
@@ -352,7 +354,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		c.end("The server is stopping")
 	}
 	s.mu.Unlock()
-	err := s.group.Wait(ctx)
+	err := s.wait(ctx)
 	if err == nil {
 		return s.stopPoller()
 	}
@@ -363,7 +365,11 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Unlock()
 	last, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return errors.Join(err, s.group.Wait(last), s.stopPoller())
+	return errors.Join(err, s.wait(last), s.stopPoller())
+}
+
+func (s *Server) wait(ctx context.Context) error {
+	return errors.Join(s.group.Wait(ctx), s.woken.Wait(ctx))
 }
 
 func (s *Server) stopPoller() error {

@@ -285,6 +285,9 @@ func (c *session) wait(p []byte) (int, error) {
 
 // more reads in the middle of a command.
 func (c *session) more(p []byte) (int, error) {
+	if n := c.held(p); n > 0 {
+		return n, nil
+	}
 	c.mu.Lock()
 	err := c.conn.SetReadDeadline(time.Now().Add(c.srv.opt.ReadTimeout))
 	c.mu.Unlock()

@@ -13,9 +13,12 @@ import (
 )
 
 const (
-	bufSize  = 8 << 10
-	outSize  = 16 << 10
-	dictSize = 8 << 10 // what the stateless compressor uses of deflate's window
+	bufSize = 8 << 10
+	outSize = 16 << 10
+	// fewOctets is what a flush has at most that is not worth compressing: the codes of
+	// a block cost more than they save.
+	fewOctets = 80
+	dictSize  = 8 << 10 // what the stateless compressor uses of deflate's window
 )
 
 var (
@@ -297,7 +300,12 @@ func (o *output) flush() error {
 	if o.deflate {
 		z := packed.Get().(*bytes.Buffer)
 		z.Reset()
-		if err = flate.StatelessDeflate(z, *o.buf, false, o.before); err == nil {
+		if len(*o.buf) <= fewOctets {
+			store(z, *o.buf)
+		} else {
+			err = flate.StatelessDeflate(z, *o.buf, false, o.before)
+		}
+		if err == nil {
 			_, err = o.conn.Write(z.Bytes())
 		}
 		packed.Put(z)
@@ -307,6 +315,15 @@ func (o *output) flush() error {
 	}
 	*o.buf = (*o.buf)[:0]
 	return err
+}
+
+// store writes p as a stored block, and the empty one that ends a flush (RFC 1951
+// section 3.2.4).
+func store(z *bytes.Buffer, p []byte) {
+	n := uint16(len(p))
+	z.Write([]byte{0, byte(n), byte(n >> 8), byte(^n), byte(^n >> 8)})
+	z.Write(p)
+	z.WriteString("\x00\x00\x00\xff\xff")
 }
 
 // release gives the buffer back when it is empty.
