@@ -10,7 +10,8 @@ import (
 )
 
 // Prefetch fills a mailbox with count messages and measures what a client does
-// with it that comes back: SELECT, and its question about the last 200 messages.
+// with it that comes back: SELECT, its question about the last messages, and the
+// messages themselves.
 func (t Target) Prefetch(count, size int) ([]Figure, error) {
 	const user, writers = "hoarder000", 16
 	if err := t.Ensure("hoarder%03d", 1); err != nil {
@@ -38,7 +39,15 @@ func (t Target) Prefetch(count, size int) ([]Figure, error) {
 		return nil, err
 	}
 	defer r.Close()
-	ask := fmt.Sprintf("UID FETCH %d:%d (UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM CONTENT-TYPE SECURE-JOIN CHAT-VERSION CHAT-IS-POST-MESSAGE)])", count-199, count)
+	last := func(n int, items string) (time.Duration, error) {
+		start := time.Now()
+		lines, err := r.Do(fmt.Sprintf("UID FETCH %d:%d (%s)", count-n+1, count, items))
+		if err == nil && len(lines) != n {
+			err = fmt.Errorf("load: %d messages in the answer about the last %d", len(lines), n)
+		}
+		return time.Since(start), err
+	}
+	const ask = "UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM CONTENT-TYPE SECURE-JOIN CHAT-VERSION CHAT-IS-POST-MESSAGE)]"
 	var selects, asks []time.Duration
 	for range 50 {
 		start := time.Now()
@@ -46,22 +55,34 @@ func (t Target) Prefetch(count, size int) ([]Figure, error) {
 			return nil, err
 		}
 		selects = append(selects, time.Since(start))
-		start = time.Now()
-		lines, err := r.Do(ask)
+		took, err := last(200, ask)
 		if err != nil {
 			return nil, err
 		}
-		if len(lines) != 200 {
-			return nil, fmt.Errorf("load: %d messages in the answer about the last 200", len(lines))
-		}
-		asks = append(asks, time.Since(start))
+		asks = append(asks, took)
 	}
+	var thousand, bodies []time.Duration
+	for range 50 {
+		took, err := last(1000, ask)
+		if err != nil {
+			return nil, err
+		}
+		thousand = append(thousand, took)
+		if took, err = last(1000, "UID FLAGS BODY.PEEK[]"); err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, took)
+	}
+	first := thousand[0]
 	name := fmt.Sprintf("mailbox of %d messages", count)
 	return []Figure{
 		{name, "SELECT p50", "ms", quantile(selects, 0.5)},
 		{name, "SELECT p99", "ms", quantile(selects, 0.99)},
 		{name, "prefetch of 200 p50", "ms", quantile(asks, 0.5)},
 		{name, "prefetch of 200 p99", "ms", quantile(asks, 0.99)},
+		{name, "prefetch of 1,000, the first", "ms", quantile([]time.Duration{first}, 0.5)},
+		{name, "prefetch of 1,000, later", "ms", quantile(thousand, 0.5)},
+		{name, "fetching 1,000 messages", "msg/s", 1e6 / quantile(bodies, 0.5)},
 	}, nil
 }
 
