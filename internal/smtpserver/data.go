@@ -78,7 +78,8 @@ func (p *paced) note(n int) error {
 	if before>>16 == p.got>>16 && n > 16 {
 		return nil // look at the clock now and then only
 	}
-	if t := time.Since(p.since); t > 30*time.Second && p.got < int64(t/time.Second)*p.c.srv.opt.MinRate {
+	t := time.Since(p.since)
+	if t > p.c.srv.opt.MessageTimeout || t > 30*time.Second && p.got < int64(t/time.Second)*p.c.srv.opt.MinRate {
 		return errTooSlow
 	}
 	return nil
@@ -150,7 +151,7 @@ func (c *session) bdat(arg string) smtp.Reply {
 		}
 		return r
 	}
-	b := &chunks{c: c, left: size, last: last, limit: c.srv.opt.MaxSize(c.mode)}
+	b := &chunks{c: c, left: size, last: last, limit: c.srv.opt.MaxSize(c.mode), pace: c.wireSource()}
 	c.tx.data = message
 	r := c.accept(b)
 	c.tx.data = commands
@@ -223,9 +224,6 @@ func (b *chunks) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if b.pace == nil {
-		b.pace = b.c.wireSource()
-	}
 	n, err := b.c.wire.read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	b.total += int64(n)
@@ -254,6 +252,9 @@ func (b *chunks) next() error {
 	for {
 		line, err := c.wire.line(smtp.MaxCommand)
 		c.busy()
+		if err == nil && time.Since(b.pace.since) > c.srv.opt.MessageTimeout {
+			err = errTooSlow
+		}
 		if err != nil {
 			b.lost = err
 			return err

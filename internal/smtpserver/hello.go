@@ -136,6 +136,7 @@ func (c *session) challenge(prompt string) ([]byte, smtp.Reply) {
 	line, err := c.wire.line(smtp.MaxCommand)
 	c.busy()
 	if err != nil {
+		c.farewell(err)
 		return nil, dead
 	}
 	return decodeResponse(line)

@@ -78,6 +78,7 @@ type Options struct {
 	GreetTimeout    time.Duration // handshake, and the first command; 30 s
 	DataTimeout     time.Duration // without any octet of a message; 1 minute
 	MinRate         int64         // octets a second of a message, after 30 s; 1024
+	MessageTimeout  time.Duration // for all of a message, however steadily it comes; 2 hours
 	AcceptTimeout   time.Duration // for storing a message after its end; 50 s
 
 	// RatePerMinute and RateBurst bound the messages of one sender; 0 is off.
@@ -118,6 +119,7 @@ func (o *Options) fill() error {
 	dur(&o.GreetTimeout, 30*time.Second)
 	dur(&o.DataTimeout, time.Minute)
 	dur(&o.AcceptTimeout, 50*time.Second)
+	dur(&o.MessageTimeout, 2*time.Hour)
 	if o.MinRate == 0 {
 		o.MinRate = 1024
 	}
