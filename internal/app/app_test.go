@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -788,15 +789,61 @@ func TestTheServiceManagerIsTold(t *testing.T) {
 		}
 		return string(b[:n])
 	}
-	for heard["READY=1"] < 1 || heard["WATCHDOG=1"] < 3 {
+	for heard["READY=1\nSTATUS="] < 1 || heard["WATCHDOG=1"] < 3 {
 		heard[next()]++
+	}
+	if heard["READY=1\nSTATUS="] != 1 {
+		t.Errorf("heard %v", heard)
+	}
+	s, err := h.target().NewSender("told-one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Send([]string{"told-one@[127.0.0.1]"}, load.Message("told-one@[127.0.0.1]", 3000)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for range 2 { // a reload that fails leaves a server that is ready, too
+		h.must("reload", "")
+		for ok := false; !ok; {
+			word := next()
+			heard[word]++
+			_, ok = strings.CutPrefix(word, "RELOADING=1\nMONOTONIC_USEC=")
+		}
+		for heard["READY=1"] < 1 {
+			heard[next()]++
+		}
+		heard["READY=1"] = 0
+		h.lines["smtp_listen"] = `"nowhere"`
+		h.write()
+		if _, err := h.op("reload", ""); err == nil {
+			t.Error("a bad file was taken")
+		}
+		for heard["READY=1"] < 1 {
+			heard[next()]++
+		}
+		heard["READY=1"] = 0
+		h.listen("smtp", "127.0.0.1", h.ports["smtp"])
+		h.write()
 	}
 	h.stop()
 	for heard["STOPPING=1"] < 1 {
 		heard[next()]++
 	}
-	if heard["READY=1"] != 1 || heard["STOPPING=1"] != 1 {
+	if heard["STOPPING=1"] != 1 {
 		t.Errorf("heard %v", heard)
+	}
+	// What has to be measured first is told, and asks for time.
+	h.start()
+	for {
+		word := next()
+		if strings.HasPrefix(word, "STATUS=") && strings.HasSuffix(word, "\nEXTEND_TIMEOUT_USEC=60000000") {
+			break
+		}
+		if strings.HasPrefix(word, "READY=1") {
+			t.Error("mail was measured without a word")
+			break
+		}
 	}
 }
 
@@ -859,5 +906,76 @@ func TestStoppingSaysGoodbye(t *testing.T) {
 	}
 	if err := r.Wait(); !errors.Is(err, io.EOF) {
 		t.Errorf("the session ended with %v", err)
+	}
+}
+
+// TestSlowPeersDoNotHoldUpAStop: each gets a word where it can hear one, what does
+// not end in time is cut off, and what is in memory still goes to disk.
+func TestSlowPeersDoNotHoldUpAStop(t *testing.T) {
+	h := newHouse(t)
+	h.lines["log"] = `"stderr"`
+	h.write()
+	h.start()
+	r := h.login("patient-one")
+	do(t, r, "SELECT INBOX")
+	say := func(name, text string) (net.Conn, *bufio.Reader) {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", h.ports[name]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+		return conn, bufio.NewReader(conn)
+	}
+	until := func(br *bufio.Reader, prefix string) {
+		t.Helper()
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				t.Fatalf("%s does not come: %v", prefix, err)
+			}
+			if strings.HasPrefix(line, prefix) {
+				return
+			}
+		}
+	}
+	_, idle := say("submission", "EHLO x\r\n")
+	until(idle, "250 ")
+	_, other := say("imap", "")
+	until(other, "* OK ")
+	data, slow := say("smtp", "HELO x\r\nMAIL FROM:<a@peer.example>\r\nRCPT TO:<patient-one@[127.0.0.1]>\r\nDATA\r\nhalf")
+	until(slow, "354 ")
+	web, _ := say("http", "POST /new HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+	defer web.Close()
+	for _, name := range []string{"imap_tls", "submission_tls", "http_tls"} { // handshakes that do not go on
+		say(name, "\x16\x03\x01\x02")
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), order+2*time.Second)
+	defer cancel()
+	a := h.App
+	h.App = nil
+	began := time.Now()
+	if err := a.Stop(ctx); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if took := time.Since(began); took < time.Second || ctx.Err() != nil {
+		t.Errorf("the stop took %v, %v", took, ctx.Err())
+	}
+	until(idle, "421 4.3.2 ")
+	until(other, "* BYE ")
+	if _, err := io.Copy(io.Discard, slow); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the slow sender: %v", err)
+	}
+	data.Close()
+	if out := h.stderr.String(); strings.Contains(out, "mail could not be taken") || strings.Contains(out, "what=IMAP") || !strings.Contains(out, "what=SMTP") || !strings.Contains(out, "what=HTTP") {
+		t.Errorf("logged:\n%s", out)
+	}
+	h.start()
+	if got := h.must("accounts.info", `{"username":"patient-one"}`); got["last_login_at"] == nil || got["message_count"] != 0.0 {
+		t.Errorf("after the stop: %v", got)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
@@ -130,6 +132,8 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	a.reload.Lock()
 	defer a.reload.Unlock()
+	_, _ = daemon.SdNotify(false, reloading())
+	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }() // a failed reload leaves a server that works
 	conf, err := config.Load(a.opt.ConfigPath)
 	if err != nil {
 		return ops.Reloaded{}, err

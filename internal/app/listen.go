@@ -115,7 +115,7 @@ func (a *App) wanted(conf *config.Config, s *settings.Snapshot) []config.Listene
 
 // bind opens all sockets, or none: then the error lists every one that failed.
 func (a *App) bind(context.Context) error {
-	a.onStop(func(ctx context.Context) error {
+	a.onEnd("listeners", func(ctx context.Context) error {
 		a.doors.mu.Lock()
 		for _, b := range a.doors.bound {
 			b.l.Close()

@@ -290,7 +290,7 @@ func (s *shell) serve(dev, once bool) error {
 			again = true
 		}
 	}
-	ending, cancel := context.WithTimeout(context.Background(), 7*time.Second)
+	ending, cancel := context.WithTimeout(context.Background(), 6500*time.Millisecond) // a service manager kills after 7 s
 	defer cancel()
 	go func() { // a second signal ends at once; this ends with the process or after it
 		for {

@@ -102,7 +102,8 @@ func (c *session) lost(err error) smtp.Reply {
 func (c *session) accept(r io.Reader) smtp.Reply {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	res, err := c.srv.opt.Intake.Accept(ctx, &c.tx.env, &guarded{r, time.AfterFunc(24*time.Hour, cancel), c.srv.opt.AcceptTimeout})
+	g := &guarded{r: r, timer: time.AfterFunc(24*time.Hour, cancel), limit: c.srv.opt.AcceptTimeout}
+	res, err := c.srv.opt.Intake.Accept(ctx, &c.tx.env, g)
 	if err == nil {
 		c.srv.stats.accepted.Add(1)
 		c.srv.stats.by[c.module()].completed.Add(1)
@@ -116,6 +117,8 @@ func (c *session) accept(r io.Reader) smtp.Reply {
 		return smtp.Say(552, "5.3.4", "Message exceeds maximum size")
 	case errors.Is(err, smtp.ErrBareEOL):
 		return smtp.Say(550, "5.6.0", "Lines of a message must end in CR LF")
+	case g.cut && !errors.Is(err, errTakenBack):
+		return dead // it was not the intake that failed; the caller sees why and says it
 	}
 	return c.refusal(err, atMessage)
 }
@@ -125,12 +128,14 @@ type guarded struct {
 	r     io.Reader
 	timer *time.Timer
 	limit time.Duration
+	cut   bool // the message did not come to its end
 }
 
 func (g *guarded) Read(p []byte) (int, error) {
 	n, err := g.r.Read(p)
 	if err != nil {
 		g.timer.Reset(g.limit)
+		g.cut = err != io.EOF
 	}
 	return n, err
 }

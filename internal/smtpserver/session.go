@@ -113,9 +113,17 @@ func (c *session) account() address.Addr {
 	return address.Addr{}
 }
 
-// handshake does TLS from the start.
+// handshake begins TLS.
 func (c *session) handshake() bool {
 	if c.srv.opt.TLS == nil {
+		return false
+	}
+	// Nothing is under way yet: whoever stops the server need not wait for it.
+	c.mu.Lock()
+	c.idle = true
+	c.mu.Unlock()
+	defer c.busy()
+	if c.srv.isStopping() {
 		return false
 	}
 	t := tls.Server(c.conn, c.srv.opt.TLS)

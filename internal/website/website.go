@@ -130,8 +130,18 @@ func (s *Server) Serve(l net.Listener, overTLS bool) error {
 	return err
 }
 
-// Stop ends the site, letting requests under way finish until ctx ends.
-func (s *Server) Stop(ctx context.Context) error { return s.http.Shutdown(ctx) }
+// Stop ends the site, letting requests under way finish until ctx ends; then it
+// closes their connections.
+func (s *Server) Stop(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	switch {
+	case errors.Is(err, net.ErrClosed): // whoever opened the listeners closed them first
+		return nil
+	case err != nil:
+		_ = s.http.Close()
+	}
+	return err
+}
 
 // harden sets what every answer carries. A panic ends one request, visibly.
 func (s *Server) harden(next http.Handler) http.Handler {
