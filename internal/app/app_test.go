@@ -12,7 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -977,5 +979,54 @@ func TestSlowPeersDoNotHoldUpAStop(t *testing.T) {
 	h.start()
 	if got := h.must("accounts.info", `{"username":"patient-one"}`); got["last_login_at"] == nil || got["message_count"] != 0.0 {
 		t.Errorf("after the stop: %v", got)
+	}
+}
+
+// TestStatusTellsWhoIsConnected by service and by port, and who came since the start.
+func TestStatusTellsWhoIsConnected(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	r := h.login("counted-one")
+	do(t, r, "NOOP")
+	for range 2 {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", h.ports["smtp"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer web.CloseIdleConnections()
+	resp, err := web.Get(fmt.Sprintf("http://127.0.0.1:%d/", h.ports["http"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	st := h.must("status", "")
+	services := make(map[string]string)
+	for _, v := range st["services"].([]any) {
+		v := v.(map[string]any)
+		services[v["name"].(string)] = fmt.Sprintf("%v of %v", v["connections"], v["unique_ips"])
+	}
+	if want := map[string]string{"IMAP": "1 of 1", "SMTP": "2 of 1", "Submission": "0 of 0", "HTTP": "1 of 1"}; !maps.Equal(services, want) {
+		t.Errorf("services %v, want %v", services, want)
+	}
+	ports := make(map[string]float64)
+	for _, p := range st["ports"].([]any) {
+		p := p.(map[string]any)
+		if p["connections"] != 0.0 {
+			ports[p["label"].(string)] = p["connections"].(float64)
+		}
+	}
+	if want := map[string]float64{"IMAP TLS": 1, "SMTP": 2, "HTTP": 1}; !maps.Equal(ports, want) {
+		t.Errorf("ports %v, want %v", ports, want)
+	}
+	if n := st["server_tracker"].(map[string]any)["unique_conn_ips"]; n != 1.0 {
+		t.Errorf("%v addresses came to port 25", n)
 	}
 }

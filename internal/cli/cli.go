@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -383,27 +384,56 @@ func (s *shell) status() *cobra.Command {
 			if err := s.call("status", nil, &st); err != nil {
 				return err
 			}
+			if !details {
+				st.Ports = nil
+			}
 			return s.result("status", "", st, func(w io.Writer) {
 				if !st.Running {
 					fmt.Fprintln(w, "server: not running")
 				}
 				for _, v := range st.Services {
+					if v.Name == "TURN" {
+						fmt.Fprintf(w, "%-15s relays: %d\n", v.Name, v.Connections)
+						continue
+					}
 					fmt.Fprintf(w, "%-15s connections: %-6d unique IPs: %d\n", v.Name, v.Connections, v.UniqueIPs)
 				}
-				if details {
-					fmt.Fprintln(w, "\nPORT\tPROTO\tTYPE")
+				if details && st.Running {
+					fmt.Fprintln(w, "\nPer-port breakdown:\nPORT\tPROTO\tTYPE\tCONNECTIONS\tUNIQUE IPs")
 					for _, p := range st.Ports {
-						fmt.Fprintf(w, "%d\t%s\t%s\n", p.Port, p.Proto, p.Label)
+						unique, what := "-", ""
+						if p.UniqueIPs != nil {
+							unique = strconv.Itoa(*p.UniqueIPs)
+						} else if p.Service == "TURN" {
+							what = " relays"
+						}
+						fmt.Fprintf(w, "%d\t%s\t%s\t%d%s\t%s\n", p.Port, p.Proto, p.Label, p.Connections, what, unique)
 					}
 				}
 				fmt.Fprintf(w, "\nRegistered users:   %d\n", st.RegisteredUsers)
-				if st.Running {
-					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", st.BootTime, time.Duration(st.Uptime)*time.Second)
+				if t := st.Tracker; t != nil {
+					boot, _ := time.Parse(time.RFC3339, st.BootTime)
+					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", boot.UTC().Format("2006-01-02 15:04:05 MST"), uptime(st.Uptime))
+					fmt.Fprintf(w, "\nEmail servers seen (since last restart):\n  Connection IPs:   %d\n  Domain servers:   %d\n  IP servers:       %d\n", t.IPs, t.Domains, t.IPServers)
 				}
 			})
 		}}
 	c.Flags().BoolVarP(&details, "details", "d", false, "also the ports")
 	return c
+}
+
+// uptime is a time since a start as people read it: 1d 2h 3m.
+func uptime(seconds int64) string {
+	d := time.Duration(seconds) * time.Second
+	switch {
+	case d >= 24*time.Hour:
+		return fmt.Sprintf("%dd %dh %dm", d/(24*time.Hour), d/time.Hour%24, d/time.Minute%60)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh %dm", d/time.Hour, d/time.Minute%60)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm %ds", d/time.Minute, d/time.Second%60)
+	}
+	return fmt.Sprintf("%ds", seconds)
 }
 
 func (s *shell) reload() *cobra.Command {

@@ -74,8 +74,9 @@ type Server struct {
 	http *http.Server
 	page *template.Template
 
-	mu     sync.Mutex // guards the field below
+	mu     sync.Mutex // guards the fields below
 	visits map[netip.Prefix]*visitor
+	open   map[net.Conn]struct{}
 }
 
 // visitor is what one network may still ask for.
@@ -93,7 +94,7 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*visitor)}
+	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	for path, serve := range map[string]http.HandlerFunc{
 		"/{$}": s.index, "/index.html": s.index, "/qr": s.qr, "/main.css": s.css,
@@ -112,6 +113,7 @@ func New(opt Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
+		ConnState: s.count,
 	}
 	return s, nil
 }
@@ -128,6 +130,35 @@ func (s *Server) Serve(l net.Listener, overTLS bool) error {
 		return nil
 	}
 	return err
+}
+
+func (s *Server) count(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.open[conn] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		delete(s.open, conn)
+	}
+}
+
+// Each calls f with every connection: its remote address, and the port of ours that
+// it came to. Those that another protocol took over are not among them.
+func (s *Server) Each(f func(remote netip.Addr, port int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.open {
+		var remote netip.Addr
+		if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+			remote = ap.Addr().Unmap()
+		}
+		port := 0
+		if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+			port = a.Port
+		}
+		f(remote, port)
+	}
 }
 
 // Stop ends the site, letting requests under way finish until ctx ends; then it
