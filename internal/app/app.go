@@ -470,17 +470,8 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 
 // openDoors builds the doors; none listens yet.
 func (a *App) openDoors(context.Context) error {
-	cert, key := certs.DefaultPaths(a.StateDir)
-	explicit := a.conf.Load().TLSCert != "" || a.conf.Load().TLSKey != ""
-	if explicit {
-		cert, key = a.conf.Load().TLSCert, a.conf.Load().TLSKey
-	}
 	var err error
-	a.certs, err = certs.Open(certs.Options{
-		Cert: cert, Key: key, Names: a.certNames(),
-		Make: a.conf.Load().TLSMode == "self_signed" || a.conf.Load().TLSMode == "" && !explicit,
-	})
-	if err != nil {
+	if a.certs, err = certs.Open(a.certFiles()); err != nil {
 		return err
 	}
 	a.smtp, err = smtpserver.New(smtpserver.Options{
@@ -528,6 +519,33 @@ func (a *App) imapLimits() imapserver.Limits {
 	}
 }
 
+// certFiles is where the certificate is, and whether one is made where none is.
+func (a *App) certFiles() certs.Options {
+	conf := a.conf.Load()
+	cert, key := certs.DefaultPaths(a.StateDir)
+	explicit := conf.TLSCert != "" || conf.TLSKey != ""
+	if explicit {
+		cert, key = conf.TLSCert, conf.TLSKey
+	}
+	return certs.Options{Cert: cert, Key: key, Names: a.certNames(), Make: conf.TLSMode == "self_signed" || conf.TLSMode == "" && !explicit}
+}
+
+// selfSigned reports whether clients have to be told to take any certificate.
+func (a *App) selfSigned() bool {
+	if a.certs != nil {
+		return a.certs.IsSelfSigned()
+	}
+	// No server runs: what lies there counts, or what the next start makes.
+	o := a.certFiles()
+	makes := o.Make
+	o.Make = false
+	c, err := certs.Open(o)
+	if err != nil {
+		return makes
+	}
+	return c.IsSelfSigned()
+}
+
 func (a *App) certNames() []string {
 	names := []string{a.hostname(), a.conf.Load().PublicIP, a.conf.Load().MXDomain}
 	for _, d := range a.domains.Local() {
@@ -560,7 +578,7 @@ func (a *App) tokens() []string {
 
 // Server tells how clients reach the mail services.
 func (a *App) Server() invite.Server {
-	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.certs == nil || a.certs.IsSelfSigned()}
+	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.selfSigned()}
 	if s.IMAPPort, s.IMAPTLS = a.port("imap_tls"), true; s.IMAPPort == 0 {
 		s.IMAPPort, s.IMAPTLS = a.port("imap"), false
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -323,24 +324,22 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 }
 
 func (a *App) apiURL() string {
-	host := a.hostname()
+	host := strings.Trim(cmp.Or(a.settings.Current().Text(settings.SMTPHostname), a.conf.Load().Hostname, a.conf.Load().PrimaryDomain, "your-server"), "[]")
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
 	path := a.settings.Current().Text(settings.AdminPath)
 	if path == "" {
 		path = "/api/admin"
 	}
-	if p := a.port("http_tls"); p != 0 {
-		if p != 443 {
-			host += ":" + strconv.Itoa(p)
-		}
-		return "https://" + host + path
+	scheme, usual, p := "https://", 443, a.port("http_tls")
+	if plain := a.port("http"); p == 0 && plain != 0 {
+		scheme, usual, p = "http://", 80, plain
 	}
-	if p := a.port("http"); p != 0 {
-		if p != 80 {
-			host += ":" + strconv.Itoa(p)
-		}
-		return "http://" + host + path
+	if p != 0 && p != usual {
+		host += ":" + strconv.Itoa(p)
 	}
-	return "https://" + host + path
+	return scheme + host + path
 }
 
 // configuredToken is the admin token of environment or file, "disabled", or ""
@@ -392,7 +391,7 @@ func (a *App) facts() website.Facts {
 		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
 		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
-		SelfSigned: a.certs.IsSelfSigned(),
+		SelfSigned: a.selfSigned(),
 	}
 }
 

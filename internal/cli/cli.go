@@ -6,6 +6,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,11 +69,19 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 	// Where the mistake comes first the flags behind it were not read.
 	s.json = s.json || !s.ran && slices.Contains(args, "--json")
 	s.complain(e, c, wrong)
-	if wrong || fault.Is(e, fault.Invalid) {
+	var f failure
+	if wrong || fault.Is(e, fault.Invalid) && !errors.As(e, &f) {
 		return misuse
 	}
 	return failed
 }
+
+// failure is an error that lies with the server, not with the arguments, whatever its
+// kind says.
+type failure struct{ error }
+
+// Unwrap returns the error.
+func (f failure) Unwrap() error { return f.error }
 
 // complain says what went wrong, once. For a program it is one line.
 func (s *shell) complain(e error, c *cobra.Command, wrong bool) {
@@ -192,9 +201,9 @@ func (s *shell) call(op string, params, out any) error {
 // state without a server, or for a server that is starting.
 const patience = 5 * time.Second
 
-// perform runs an operation: by the server, else here under the state lock.
-func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
-	path := config.FindFile(s.config, os.Getenv)
+// find tells where the configuration and the state are.
+func (s *shell) find() (path string, conf *config.Config, dir string) {
+	path = config.FindFile(s.config, os.Getenv)
 	conf, err := config.Load(path)
 	if err != nil {
 		// Somebody who mends things must be able to look at accounts meanwhile.
@@ -202,7 +211,12 @@ func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMes
 			fmt.Fprintf(s.err, "Warning: the configuration is not used: %v\n", err)
 		}
 	}
-	dir := conf.FindStateDir(s.stateDir, os.Getenv)
+	return path, conf, conf.FindStateDir(s.stateDir, os.Getenv)
+}
+
+// perform runs an operation: by the server, else here under the state lock.
+func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
+	path, conf, dir := s.find()
 	ends := time.Now().Add(patience)
 	for {
 		raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
@@ -436,22 +450,6 @@ func uptime(seconds int64) string {
 	return fmt.Sprintf("%ds", seconds)
 }
 
-func (s *shell) reload() *cobra.Command {
-	return &cobra.Command{Use: "reload", Short: "Read configuration and certificates anew", Args: cobra.NoArgs, Example: "  madmail reload",
-		RunE: func(*cobra.Command, []string) error {
-			var r ops.Reloaded
-			if err := s.call("reload", nil, &r); err != nil {
-				return err
-			}
-			return s.result("reload", "", r, func(w io.Writer) {
-				fmt.Fprintln(w, "Reloaded.")
-				for _, l := range append(r.Changes, r.Restart...) {
-					fmt.Fprintln(w, "  "+l)
-				}
-			})
-		}}
-}
-
 func (s *shell) adminToken() *cobra.Command {
 	var raw, noQR, rotate bool
 	c := &cobra.Command{Use: "admin-token", Short: "Show the token of the admin API", Args: cobra.NoArgs, Example: "  madmail admin-token --raw",
@@ -466,12 +464,32 @@ func (s *shell) adminToken() *cobra.Command {
 			}
 			return s.result("admin-token", "", t, func(w io.Writer) {
 				fmt.Fprintf(w, "\n  Admin API URL:   %s\n  Admin Token:     %s\n\n", t.APIURL, t.Token)
+				link := panelLink(t)
+				if f, ok := w.(*os.File); ok && !noQR && term.IsTerminal(int(f.Fd())) {
+					if code, err := invite.Terminal(link); err == nil {
+						fmt.Fprintln(w, code)
+					}
+				}
+				fmt.Fprintf(w, "  %s\n\n", link)
 			})
 		}}
 	c.Flags().BoolVar(&raw, "raw", false, "the token alone, without a line end")
-	c.Flags().BoolVar(&noQR, "no-qr", false, "no QR code")
+	c.Flags().BoolVar(&noQR, "no-qr", false, "no QR code of the link")
 	c.Flags().BoolVar(&rotate, "rotate", false, "make a new token; the old one stops working")
 	return c
+}
+
+// panel is the operators' web page for any server. What follows the # stays in the
+// browser.
+const panel = "https://admin.madmail.chat/#"
+
+// panelLink opens the panel, logged in.
+func panelLink(t ops.AdminToken) string {
+	b, err := json.Marshal(map[string]string{"u": t.APIURL, "t": t.Token})
+	if err != nil {
+		return panel // cannot be: these are strings
+	}
+	return panel + base64.RawURLEncoding.EncodeToString(b)
 }
 
 func (s *shell) registration() *cobra.Command {
