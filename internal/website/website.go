@@ -56,6 +56,9 @@ type Options struct {
 	// fault.Refused carry a text for the user.
 	Register func(ctx context.Context, token, host string) (Account, error)
 	Facts    func() Facts
+	// PerMinute is how many accounts may be made in a minute by all visitors together;
+	// nil sets no limit.
+	PerMinute func() int
 	// Policy is the MTA-STS policy (RFC 8461 section 3.2), or ""; Key the record of
 	// the DKIM key with a selector. Without them there is none.
 	Policy func() string
@@ -75,6 +78,7 @@ type Server struct {
 	page *template.Template
 
 	mu     sync.Mutex // guards the fields below
+	all    *rate.Limiter
 	visits map[netip.Prefix]*visitor
 	open   map[net.Conn]struct{}
 }
@@ -94,7 +98,7 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
+	s := &Server{opt: opt, page: page, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	for path, serve := range map[string]http.HandlerFunc{
 		"/{$}": s.index, "/index.html": s.index, "/qr": s.qr, "/main.css": s.css,
@@ -305,7 +309,7 @@ func language(r *http.Request, set string) string {
 const maxVisitors = 100_000
 
 // allow limits what makes accounts: 2 a second, 5 at once and 60 an hour for
-// one address or one IPv6 network. Loopback is exempt.
+// one address or one IPv6 network, and PerMinute for all. Loopback is exempt.
 func (s *Server) allow(r *http.Request) bool {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -333,7 +337,19 @@ func (s *Server) allow(r *http.Request) bool {
 		v = &visitor{burst: rate.NewLimiter(2, 5), hour: rate.NewLimiter(rate.Every(time.Minute), 60)}
 		s.visits[p] = v
 	}
-	return v.burst.Allow() && v.hour.Allow()
+	return v.burst.Allow() && v.hour.Allow() && s.allowAll()
+}
+
+// allowAll is the limit of all networks together. The caller holds s.mu.
+func (s *Server) allowAll() bool {
+	if s.opt.PerMinute == nil {
+		return true
+	}
+	n := max(s.opt.PerMinute(), 1)
+	if limit := rate.Limit(n) / 60; s.all.Limit() != limit {
+		s.all = rate.NewLimiter(limit, n)
+	}
+	return s.all.Allow()
 }
 
 // create answers /new: an account for whoever asks, where registration is open.
@@ -368,7 +384,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.allow(r) {
 		w.Header().Set("Retry-After", "60")
-		no(http.StatusTooManyRequests, "Too many new accounts from your network, try again later")
+		no(http.StatusTooManyRequests, "Too many new accounts, try again later")
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
@@ -458,8 +474,6 @@ func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(data)
 }
 
-// autoconfig tells mail clients the ports, so that they need not guess nor ask
-// third parties.
 // policy tells other servers which TLS to demand of us.
 func (s *Server) policy(w http.ResponseWriter, _ *http.Request) {
 	text := ""
@@ -494,6 +508,8 @@ func (s *Server) key(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "DKIM key not found", http.StatusNotFound)
 }
 
+// autoconfig tells mail clients the ports, so that they need not guess nor ask
+// third parties.
 func (s *Server) autoconfig(w http.ResponseWriter, _ *http.Request) {
 	f := s.opt.Facts()
 	var b strings.Builder
