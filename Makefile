@@ -118,6 +118,7 @@ cover: ## coverage by package
 	go test -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
 
 check: lint race test test-deltachat test-interop ## what CI runs
+	$(MAKE) test-crash CRASH_ROUNDS=10
 
 dist: ## release binaries for all platforms, with checksums
 	@mkdir -p build/dist
