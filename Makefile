@@ -9,14 +9,20 @@ PID_FILE  ?= /tmp/chatmail.pid
 FUZZTIME  ?= 10s
 BENCHTIME ?= 10s
 
-BINARY  = build/madmail
+BINARY  = ./build/madmail
 PKG     = madmail/internal/version
 VERSION ?= $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/version/version.go)
 BUILD   ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)-$(shell date -u +%Y%m%d%H%M%S)
 LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD)
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
+# A process id outlives its process: another program may have it by now.
+ALIVE  = pid=$$(cat $(PID_FILE) 2>/dev/null) && kill -0 $$pid 2>/dev/null && case "$$(ps -p $$pid -o comm= 2>/dev/null)" in *defunct*) false ;; ''|*$(notdir $(BINARY))*) ;; *) false ;; esac
+STATUS = $(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) status --json 2>/dev/null
+
 export CGO_ENABLED = 0
+
+.NOTPARALLEL:
 
 .PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-interop test-crash bench \
 	gen fuzz fmt fmt-check vet lint cover check dist clean
@@ -29,31 +35,35 @@ build: ## build the static binary, build/madmail
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/madmail
 
 run: build ## build and run, ready for a Delta Chat client; makes what it needs in data/
-	./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev
+	$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev
 
 run-bg: build ## run in the background; PID_FILE and LOG_FILE say where
-	@./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev >$(LOG_FILE) 2>&1 & echo $$! >$(PID_FILE)
-	@for i in $$(seq 100); do ./$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) status --json 2>/dev/null | grep -q '"running":true' && break; \
-		kill -0 $$(cat $(PID_FILE)) 2>/dev/null || { cat $(LOG_FILE); exit 1; }; sleep 0.1; done
-	@echo "running, pid $$(cat $(PID_FILE)), output in $(LOG_FILE)"
+	@if $(ALIVE); then echo "it runs already, pid $$pid: make restart puts the new binary in its place"; exit 1; fi; \
+	$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev >$(LOG_FILE) 2>&1 & pid=$$!; echo $$pid >$(PID_FILE); \
+	for i in $$(seq 300); do \
+		$(STATUS) | grep -q "\"pid\":$$pid," && { echo "running, pid $$pid, output in $(LOG_FILE)"; exit 0; }; \
+		kill -0 $$pid 2>/dev/null || break; sleep 0.1; done; \
+	cat $(LOG_FILE); kill $$pid 2>/dev/null; rm -f $(PID_FILE); echo "it does not run"; exit 1
 
 restart: build stop dev-certs run-bg ## build, stop the old server, start the new one
 
 stop: ## stop the server of run-bg, exactly that one
-	@if [ -f $(PID_FILE) ] && kill $$(cat $(PID_FILE)) 2>/dev/null; then \
-		for i in $$(seq 100); do kill -0 $$(cat $(PID_FILE)) 2>/dev/null || break; sleep 0.1; done; echo stopped; fi; rm -f $(PID_FILE)
+	@if $(ALIVE); then kill $$pid; \
+		for i in $$(seq 100); do $(ALIVE) || break; sleep 0.1; done; \
+		if $(ALIVE); then echo "pid $$pid does not stop"; exit 1; fi; echo stopped; fi; rm -f $(PID_FILE)
 
 logs: ## follow the output of run-bg
 	tail -n 100 -f $(LOG_FILE)
 
 dev-certs: build ## make a self-signed certificate in STATE_DIR/certs, keeping one that is there
-	./$(BINARY) --state-dir $(STATE_DIR) certificate dev
+	$(BINARY) --state-dir $(STATE_DIR) certificate dev
 
 dev-bind-cap: build ## let the binary bind ports below 1024 (asks for sudo)
 	@command -v setcap >/dev/null || { echo "setcap is not here: on other systems than Linux use ports above 1023"; exit 1; }
-	sudo setcap cap_net_bind_service=+ep $(BINARY)
+	$$([ "$$(id -u)" = 0 ] || echo sudo) setcap cap_net_bind_service=+ep $(BINARY)
 
 reset-db: stop ## forget the accounts: remove the database, keep mail, configuration, token, certificates
+	@if $(STATUS) | grep -q '"running":true'; then echo "a server works on $(STATE_DIR): stop it first"; exit 1; fi
 	rm -f $(STATE_DIR)/credentials.db* $(STATE_DIR)/chatmail.db*
 
 install: build ## install the binary into /usr/local/bin
@@ -67,20 +77,20 @@ race: ## all quick tests with the race detector, shuffled
 
 test-turn: build ## calls: the TURN package, and two callers through the binary just built
 	go test -count=1 ./internal/turnserver
-	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -count=1 ./test/turn
+	MADMAIL_BINARY=$(abspath $(BINARY)) go test -count=1 ./test/turn
 
 test-deltachat: build ## drive the real Delta Chat core against the binary just built
 	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
-	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
+	MADMAIL_BINARY=$(abspath $(BINARY)) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
 
 test-crash: build ## kill -9 the binary just built under load, CRASH_ROUNDS times (50), fill its disk, and look what is left
-	MADMAIL_BINARY=$(CURDIR)/$(BINARY) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -tags crash -count=1 -v -timeout 20m ./test/crash/... ./test/stress/...
+	MADMAIL_BINARY=$(abspath $(BINARY)) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -tags crash -count=1 -v -timeout 20m ./test/crash/... ./test/stress/...
 
 test-interop: build ## run mail programs of others (curl, isync, shadowsocks-libev, coturn, Postfix with opendkim: as root) against the binary just built
-	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go test -tags interop -count=1 -timeout 5m ./test/interop/...
+	MADMAIL_BINARY=$(abspath $(BINARY)) go test -tags interop -count=1 -timeout 5m ./test/interop/...
 
 bench: build ## measure the built server (T1): latency, throughput, logins, idle memory
-	MADMAIL_BINARY=$(CURDIR)/$(BINARY) go run ./test/load/bench
+	MADMAIL_BINARY=$(abspath $(BINARY)) go run ./test/load/bench
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
@@ -108,6 +118,7 @@ cover: ## coverage by package
 	go test -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
 
 check: lint race test test-deltachat test-interop ## what CI runs
+	$(MAKE) test-crash CRASH_ROUNDS=10
 
 dist: ## release binaries for all platforms, with checksums
 	@mkdir -p build/dist

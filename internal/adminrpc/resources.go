@@ -7,7 +7,7 @@ func Resources() []Resource {
 	table := []Resource{
 		{Name: "/admin/status", Methods: []Method{
 			{Method: "GET", Doc: "How the server is, in numbers.", run: status,
-				Reply: "version, users{registered}, uptime{boot_time, duration}, sent_messages, outbound_messages, received_messages, imap, smtp, turn, shadowsocks, email_servers, federation_traffic, message_retention"}}},
+				Reply: "version, users{registered}, uptime{boot_time, duration}, sent_messages, outbound_messages, received_messages, imap, smtp, submission, turn, shadowsocks, email_servers, federation_traffic, message_retention"}}},
 		{Name: "/admin/overview", Methods: []Method{
 			{Method: "GET", Doc: "What a page needs when it opens.", run: overview, Reply: "all of /admin/status, disk, tokens{total}, settings, live{sessions, messages_per_second, queue}"}}},
 		{Name: "/admin/storage", Methods: []Method{

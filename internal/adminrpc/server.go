@@ -69,6 +69,8 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 			o["imap"] = count
 		case "SMTP":
 			o["smtp"] = count
+		case "Submission":
+			o["submission"] = count
 		case "TURN":
 			o["turn"] = object{"relays": v.Connections}
 		case "Shadowsocks":

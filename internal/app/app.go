@@ -97,6 +97,7 @@ type App struct {
 	admin  atomic.Pointer[admin]
 	group  task.Group
 	undo   []func(context.Context) error
+	ends   []ending
 	again  chan struct{} // somebody wants a restart
 
 	restarting atomic.Bool
@@ -137,7 +138,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 			return a, err
 		}
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=")
 	a.log.Info("ready")
 	return a, nil
 }
@@ -148,6 +149,51 @@ var ErrLocked = errors.New("another instance is running")
 
 func (a *App) onStop(f func(context.Context) error) { a.undo = append(a.undo, f) }
 
+// ending ends what waits for others: clients, servers, services.
+type ending struct {
+	what string
+	stop func(context.Context) error
+}
+
+// onEnd is onStop for what waits for others. All of them end first, side by side.
+func (a *App) onEnd(what string, f func(context.Context) error) {
+	a.ends = append(a.ends, ending{what, f})
+}
+
+const (
+	// leisure is how long others have for what is under way. A service manager
+	// gives 7 s to all.
+	leisure = 5 * time.Second
+	// order is what is kept of the time to Stop for what comes after them: what is in
+	// memory goes to disk.
+	order = 1500 * time.Millisecond
+)
+
+// endAll lets sessions and transfers end, and cuts off what does not. It takes no
+// more than leisure, and leaves order to what comes after it.
+func (a *App) endAll(ctx context.Context) error {
+	limit := leisure
+	if d, ok := ctx.Deadline(); ok {
+		limit = max(min(limit, time.Until(d)-order), 0)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	errs := make([]error, len(a.ends))
+	var all sync.WaitGroup
+	for i, e := range a.ends {
+		all.Go(func() {
+			if err := e.stop(ctx); errors.Is(err, context.DeadlineExceeded) {
+				a.log.Warn("what was under way was cut off", "what", e.what, "err", err)
+			} else {
+				errs[i] = err
+			}
+		})
+	}
+	all.Wait()
+	a.ends = nil
+	return errors.Join(errs...)
+}
+
 // watchdog tells the service manager that this process lives, twice in the time
 // after which it would be taken for dead.
 func (a *App) watchdog(context.Context) error {
@@ -156,7 +202,7 @@ func (a *App) watchdog(context.Context) error {
 		return nil // what the manager says about itself is no reason not to serve
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a.onStop(func(context.Context) error { cancel(); return nil })
+	a.onEnd("watchdog", func(context.Context) error { cancel(); return nil })
 	a.group.Go("watchdog", func() {
 		tick := time.NewTicker(limit / 2)
 		defer tick.Stop()
@@ -172,17 +218,19 @@ func (a *App) watchdog(context.Context) error {
 	return nil
 }
 
-// Stop undoes everything in reverse.
+// reloading is what a service manager is told before a reload. READY=1 ends it.
+func reloading() string { return daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec() }
+
+// Stop lets sessions end, for leisure, and undoes everything in reverse.
 func (a *App) Stop(ctx context.Context) error {
 	if !a.opt.Offline {
 		word := daemon.SdNotifyStopping
 		if a.restarting.Load() { // else the manager would count the time and end the process
-			word = daemon.SdNotifyReloading
-			word += "\n" + daemon.SdNotifyMonotonicUsec()
+			word = reloading()
 		}
 		_, _ = daemon.SdNotify(false, word)
 	}
-	var errs []error
+	errs := []error{a.endAll(ctx)}
 	for len(a.undo) > 0 {
 		f := a.undo[len(a.undo)-1]
 		a.undo = a.undo[:len(a.undo)-1]
@@ -332,7 +380,14 @@ func (a *App) openStore(ctx context.Context) error {
 	if a.opt.Offline {
 		return nil
 	}
-	return a.store.Hydrate(ctx, nil)
+	// The service manager gives a start two minutes; whoever makes headway gets more.
+	next := time.Time{}
+	return a.store.Hydrate(ctx, func(accounts int) {
+		if now := time.Now(); now.After(next) {
+			next = now.Add(5 * time.Second)
+			_, _ = daemon.SdNotify(false, fmt.Sprintf("STATUS=measuring mail: %d accounts are done\nEXTEND_TIMEOUT_USEC=%d", accounts, time.Minute.Microseconds()))
+		}
+	})
 }
 
 func (a *App) openFlows(context.Context) error {
@@ -416,17 +471,8 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 
 // openDoors builds the doors; none listens yet.
 func (a *App) openDoors(context.Context) error {
-	cert, key := certs.DefaultPaths(a.StateDir)
-	explicit := a.conf.Load().TLSCert != "" || a.conf.Load().TLSKey != ""
-	if explicit {
-		cert, key = a.conf.Load().TLSCert, a.conf.Load().TLSKey
-	}
 	var err error
-	a.certs, err = certs.Open(certs.Options{
-		Cert: cert, Key: key, Names: a.certNames(),
-		Make: a.conf.Load().TLSMode == "self_signed" || a.conf.Load().TLSMode == "" && !explicit,
-	})
-	if err != nil {
+	if a.certs, err = certs.Open(a.certFiles()); err != nil {
 		return err
 	}
 	a.smtp, err = smtpserver.New(smtpserver.Options{
@@ -443,7 +489,7 @@ func (a *App) openDoors(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop(a.smtp.Stop)
+	a.onEnd("SMTP", a.smtp.Stop)
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
@@ -452,17 +498,17 @@ func (a *App) openDoors(context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop(a.imap.Stop)
+	a.onEnd("IMAP", a.imap.Stop)
 	if err := errors.Join(a.openAdmin(), a.openInbound()); err != nil {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err
 	}
-	a.onStop(a.web.Stop)
+	a.onEnd("HTTP", a.web.Stop)
 	return nil
 }
 
@@ -485,6 +531,33 @@ func (a *App) imapLimits() imapserver.Limits {
 type limits struct {
 	of *settings.Snapshot
 	imapserver.Limits
+}
+
+// certFiles is where the certificate is, and whether one is made where none is.
+func (a *App) certFiles() certs.Options {
+	conf := a.conf.Load()
+	cert, key := certs.DefaultPaths(a.StateDir)
+	explicit := conf.TLSCert != "" || conf.TLSKey != ""
+	if explicit {
+		cert, key = conf.TLSCert, conf.TLSKey
+	}
+	return certs.Options{Cert: cert, Key: key, Names: a.certNames(), Make: conf.TLSMode == "self_signed" || conf.TLSMode == "" && !explicit}
+}
+
+// selfSigned reports whether clients have to be told to take any certificate.
+func (a *App) selfSigned() bool {
+	if a.certs != nil {
+		return a.certs.IsSelfSigned()
+	}
+	// No server runs: what lies there counts, or what the next start makes.
+	o := a.certFiles()
+	makes := o.Make
+	o.Make = false
+	c, err := certs.Open(o)
+	if err != nil {
+		return makes
+	}
+	return c.IsSelfSigned()
 }
 
 func (a *App) certNames() []string {
@@ -519,7 +592,7 @@ func (a *App) tokens() []string {
 
 // Server tells how clients reach the mail services.
 func (a *App) Server() invite.Server {
-	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.certs == nil || a.certs.IsSelfSigned()}
+	s := invite.Server{Host: a.clientHost(), AnyCertificate: a.selfSigned()}
 	if s.IMAPPort, s.IMAPTLS = a.port("imap_tls"), true; s.IMAPPort == 0 {
 		s.IMAPPort, s.IMAPTLS = a.port("imap"), false
 	}
@@ -575,6 +648,6 @@ func (a *App) openControl(ctx context.Context) error {
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	a.onStop(c.Stop)
+	a.onEnd("control", c.Stop)
 	return nil
 }

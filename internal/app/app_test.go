@@ -12,12 +12,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -788,15 +791,61 @@ func TestTheServiceManagerIsTold(t *testing.T) {
 		}
 		return string(b[:n])
 	}
-	for heard["READY=1"] < 1 || heard["WATCHDOG=1"] < 3 {
+	for heard["READY=1\nSTATUS="] < 1 || heard["WATCHDOG=1"] < 3 {
 		heard[next()]++
+	}
+	if heard["READY=1\nSTATUS="] != 1 {
+		t.Errorf("heard %v", heard)
+	}
+	s, err := h.target().NewSender("told-one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Send([]string{"told-one@[127.0.0.1]"}, load.Message("told-one@[127.0.0.1]", 3000)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for range 2 { // a reload that fails leaves a server that is ready, too
+		h.must("reload", "")
+		for ok := false; !ok; {
+			word := next()
+			heard[word]++
+			_, ok = strings.CutPrefix(word, "RELOADING=1\nMONOTONIC_USEC=")
+		}
+		for heard["READY=1"] < 1 {
+			heard[next()]++
+		}
+		heard["READY=1"] = 0
+		h.lines["smtp_listen"] = `"nowhere"`
+		h.write()
+		if _, err := h.op("reload", ""); err == nil {
+			t.Error("a bad file was taken")
+		}
+		for heard["READY=1"] < 1 {
+			heard[next()]++
+		}
+		heard["READY=1"] = 0
+		h.listen("smtp", "127.0.0.1", h.ports["smtp"])
+		h.write()
 	}
 	h.stop()
 	for heard["STOPPING=1"] < 1 {
 		heard[next()]++
 	}
-	if heard["READY=1"] != 1 || heard["STOPPING=1"] != 1 {
+	if heard["STOPPING=1"] != 1 {
 		t.Errorf("heard %v", heard)
+	}
+	// What has to be measured first is told, and asks for time.
+	h.start()
+	for {
+		word := next()
+		if strings.HasPrefix(word, "STATUS=") && strings.HasSuffix(word, "\nEXTEND_TIMEOUT_USEC=60000000") {
+			break
+		}
+		if strings.HasPrefix(word, "READY=1") {
+			t.Error("mail was measured without a word")
+			break
+		}
 	}
 }
 
@@ -859,5 +908,125 @@ func TestStoppingSaysGoodbye(t *testing.T) {
 	}
 	if err := r.Wait(); !errors.Is(err, io.EOF) {
 		t.Errorf("the session ended with %v", err)
+	}
+}
+
+// TestSlowPeersDoNotHoldUpAStop: each gets a word where it can hear one, what does
+// not end in time is cut off, and what is in memory still goes to disk.
+func TestSlowPeersDoNotHoldUpAStop(t *testing.T) {
+	h := newHouse(t)
+	h.lines["log"] = `"stderr"`
+	h.write()
+	h.start()
+	r := h.login("patient-one")
+	do(t, r, "SELECT INBOX")
+	say := func(name, text string) (net.Conn, *bufio.Reader) {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", h.ports[name]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+		return conn, bufio.NewReader(conn)
+	}
+	until := func(br *bufio.Reader, prefix string) {
+		t.Helper()
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				t.Fatalf("%s does not come: %v", prefix, err)
+			}
+			if strings.HasPrefix(line, prefix) {
+				return
+			}
+		}
+	}
+	_, idle := say("submission", "EHLO x\r\n")
+	until(idle, "250 ")
+	_, other := say("imap", "")
+	until(other, "* OK ")
+	data, slow := say("smtp", "HELO x\r\nMAIL FROM:<a@peer.example>\r\nRCPT TO:<patient-one@[127.0.0.1]>\r\nDATA\r\nhalf")
+	until(slow, "354 ")
+	web, _ := say("http", "POST /new HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+	defer web.Close()
+	for _, name := range []string{"imap_tls", "submission_tls", "http_tls"} { // handshakes that do not go on
+		say(name, "\x16\x03\x01\x02")
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), order+2*time.Second)
+	defer cancel()
+	a := h.App
+	h.App = nil
+	began := time.Now()
+	if err := a.Stop(ctx); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if took := time.Since(began); took < time.Second || ctx.Err() != nil {
+		t.Errorf("the stop took %v, %v", took, ctx.Err())
+	}
+	until(idle, "421 4.3.2 ")
+	until(other, "* BYE ")
+	if _, err := io.Copy(io.Discard, slow); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the slow sender: %v", err)
+	}
+	data.Close()
+	if out := h.stderr.String(); strings.Contains(out, "mail could not be taken") || strings.Contains(out, "what=IMAP") || !strings.Contains(out, "what=SMTP") || !strings.Contains(out, "what=HTTP") {
+		t.Errorf("logged:\n%s", out)
+	}
+	h.start()
+	if got := h.must("accounts.info", `{"username":"patient-one"}`); got["last_login_at"] == nil || got["message_count"] != 0.0 {
+		t.Errorf("after the stop: %v", got)
+	}
+}
+
+// TestStatusTellsWhoIsConnected by service and by port, and who came since the start.
+func TestStatusTellsWhoIsConnected(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	r := h.login("counted-one")
+	do(t, r, "NOOP")
+	for range 2 {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", h.ports["smtp"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer web.CloseIdleConnections()
+	resp, err := web.Get(fmt.Sprintf("http://127.0.0.1:%d/", h.ports["http"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	st := h.must("status", "")
+	services := make(map[string]string)
+	for _, v := range st["services"].([]any) {
+		v := v.(map[string]any)
+		services[v["name"].(string)] = fmt.Sprintf("%v of %v", v["connections"], v["unique_ips"])
+	}
+	if want := map[string]string{"IMAP": "1 of 1", "SMTP": "2 of 1", "Submission": "0 of 0", "HTTP": "1 of 1"}; !maps.Equal(services, want) {
+		t.Errorf("services %v, want %v", services, want)
+	}
+	ports := make(map[string]float64)
+	for _, p := range st["ports"].([]any) {
+		p := p.(map[string]any)
+		if p["connections"] != 0.0 {
+			ports[p["label"].(string)] = p["connections"].(float64)
+		}
+	}
+	if want := map[string]float64{"IMAP TLS": 1, "SMTP": 2, "HTTP": 1}; !maps.Equal(ports, want) {
+		t.Errorf("ports %v, want %v", ports, want)
+	}
+	if n := st["server_tracker"].(map[string]any)["unique_conn_ips"]; n != 1.0 {
+		t.Errorf("%v addresses came to port 25", n)
 	}
 }

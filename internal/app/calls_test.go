@@ -378,7 +378,7 @@ func TestShadowsocksReachesMailOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := 0
-	h.imap.Remotes(func(ip netip.Addr) {
+	h.imap.Each(func(ip netip.Addr, _ int) {
 		if ip.String() == "127.0.0.1" {
 			seen++
 		}
@@ -448,7 +448,7 @@ func TestProxiesInFront(t *testing.T) {
 		t.Fatalf("%q, %v", line, err)
 	}
 	seen := false
-	h.imap.Remotes(func(ip netip.Addr) { seen = seen || ip.String() == "192.0.2.9" })
+	h.imap.Each(func(ip netip.Addr, _ int) { seen = seen || ip.String() == "192.0.2.9" })
 	if !seen {
 		t.Error("the proxy's word is not taken")
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
@@ -22,6 +25,7 @@ import (
 	"madmail/internal/ops"
 	"madmail/internal/settings"
 	"madmail/internal/shadowsocks"
+	"madmail/internal/smtpserver"
 	"madmail/internal/version"
 	"madmail/internal/website"
 )
@@ -68,16 +72,22 @@ func (a *App) status(context.Context) ops.Status {
 		st.PID, st.BootTime, st.Uptime = 0, "", 0
 		return st
 	}
-	count := func(name string, remotes func(func(netip.Addr))) {
-		n, unique := 0, make(map[netip.Addr]bool)
-		remotes(func(ip netip.Addr) { n++; unique[ip] = true })
-		st.Services = append(st.Services, ops.Service{Name: name, Connections: n, UniqueIPs: len(unique)})
+	names, literals := a.fed.peers.Seen()
+	st.Tracker = &ops.Tracker{BootTime: st.BootTime, Uptime: st.Uptime, IPs: a.smtp.Stats().Seen, Domains: names, IPServers: literals}
+	on := make(tally)
+	a.imap.Each(func(ip netip.Addr, port int) { on.add("IMAP", port, ip) })
+	a.smtp.Each(func(s smtpserver.Session) {
+		if s.Submission {
+			on.add("Submission", s.Port, s.Remote)
+		} else {
+			on.add("SMTP", s.Port, s.Remote)
+		}
+	})
+	a.web.Each(func(ip netip.Addr, port int) { on.add("HTTP", port, ip) })
+	if s := a.calls.shadowsocks.Load(); s != nil {
+		s.Remotes(func(ip netip.Addr) { on.add("Shadowsocks", a.port("shadowsocks"), ip) })
 	}
-	count("IMAP", a.imap.Remotes)
-	count("SMTP", a.smtp.Remotes)
-	for _, b := range a.Listeners() {
-		st.Ports = append(st.Ports, ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS, Source: b.Source})
-	}
+	st.Services = append(st.Services, on.service("IMAP"), on.service("SMTP"), on.service("Submission"), on.service("HTTP"))
 	s, d, im, sm := a.store.Stats(), a.intake.Stats(), a.imap.Stats(), a.smtp.Stats()
 	bytes, messages := a.quota.Total()
 	st.Counters = map[string]int64{
@@ -90,7 +100,67 @@ func (a *App) status(context.Context) ops.Status {
 	p := a.push.Stats()
 	st.Counters["push_sent"], st.Counters["push_gone"], st.Counters["push_failed"], st.Counters["push_pending"] = p.Sent, p.Gone, p.Failed, int64(p.Pending)
 	a.countCalls(&st)
+	for _, b := range a.Listeners() {
+		p := ops.Port{Port: a.port(b.Name), Proto: b.Net, Label: b.Name, Name: b.Name, Addr: b.l.Addr().String(), TLS: b.TLS, Source: b.Source}
+		if d, ok := described[b.Name]; ok {
+			p.Label, p.Service = d[0], d[1]
+		}
+		switch p.Service {
+		case "TURN":
+			if b.Net == "udp" {
+				p.Connections = int(st.Counters["turn_allocations"])
+			}
+		case "":
+		default:
+			n, unique := on.port(p.Port)
+			p.Connections, p.UniqueIPs = n, &unique
+		}
+		st.Ports = append(st.Ports, p)
+	}
 	return st
+}
+
+// described is what people call a listener, and the service whose connections it has.
+var described = map[string][2]string{
+	"smtp": {"SMTP", "SMTP"}, "submission": {"Submission", "Submission"}, "submission_tls": {"Submission TLS", "Submission"},
+	"imap": {"IMAP", "IMAP"}, "imap_tls": {"IMAP TLS", "IMAP"}, "http": {"HTTP", "HTTP"}, "http_tls": {"HTTPS", "HTTP"},
+	"turn": {"TURN", "TURN"}, "turn_tcp": {"TURN TCP", "TURN"}, "turn_tls": {"TURN TLS", "TURN"}, "shadowsocks": {"Shadowsocks", "Shadowsocks"},
+	"iroh": {"Iroh", ""}, "stun": {"STUN", ""}, "openmetrics": {"OpenMetrics", ""},
+}
+
+// tally counts connections by service and by port.
+type tally map[any]*counted
+
+type counted struct {
+	n      int
+	unique map[netip.Addr]bool
+}
+
+func (t tally) add(service string, port int, ip netip.Addr) {
+	for _, k := range []any{service, port} {
+		c := t[k]
+		if c == nil {
+			c = &counted{unique: make(map[netip.Addr]bool)}
+			t[k] = c
+		}
+		c.n++
+		c.unique[ip] = true
+	}
+}
+
+func (t tally) port(p int) (connections, unique int) {
+	if c := t[p]; c != nil {
+		return c.n, len(c.unique)
+	}
+	return 0, 0
+}
+
+func (t tally) service(name string) ops.Service {
+	s := ops.Service{Name: name}
+	if c := t[name]; c != nil {
+		s.Connections, s.UniqueIPs = c.n, len(c.unique)
+	}
+	return s
 }
 
 // usage tells what an account stores. Without a server nothing was measured at
@@ -130,6 +200,8 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	a.reload.Lock()
 	defer a.reload.Unlock()
+	_, _ = daemon.SdNotify(false, reloading())
+	defer func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }() // a failed reload leaves a server that works
 	conf, err := config.Load(a.opt.ConfigPath)
 	if err != nil {
 		return ops.Reloaded{}, err
@@ -252,24 +324,22 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 }
 
 func (a *App) apiURL() string {
-	host := a.hostname()
+	host := strings.Trim(cmp.Or(a.settings.Current().Text(settings.SMTPHostname), a.conf.Load().Hostname, a.conf.Load().PrimaryDomain, "your-server"), "[]")
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
 	path := a.settings.Current().Text(settings.AdminPath)
 	if path == "" {
 		path = "/api/admin"
 	}
-	if p := a.port("http_tls"); p != 0 {
-		if p != 443 {
-			host += ":" + strconv.Itoa(p)
-		}
-		return "https://" + host + path
+	scheme, usual, p := "https://", 443, a.port("http_tls")
+	if plain := a.port("http"); p == 0 && plain != 0 {
+		scheme, usual, p = "http://", 80, plain
 	}
-	if p := a.port("http"); p != 0 {
-		if p != 80 {
-			host += ":" + strconv.Itoa(p)
-		}
-		return "http://" + host + path
+	if p != 0 && p != usual {
+		host += ":" + strconv.Itoa(p)
 	}
-	return "https://" + host + path
+	return scheme + host + path
 }
 
 // configuredToken is the admin token of environment or file, "disabled", or ""
@@ -321,7 +391,7 @@ func (a *App) facts() website.Facts {
 		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
 		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
-		SelfSigned: a.certs.IsSelfSigned(),
+		SelfSigned: a.selfSigned(),
 	}
 }
 

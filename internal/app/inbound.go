@@ -194,7 +194,7 @@ func (a *App) plainHTTP(from address.Domain) bool {
 		return true
 	}
 	_, literal := a.domains.Registration().IP()
-	return literal || a.certs.IsSelfSigned()
+	return literal || a.selfSigned()
 }
 
 // route takes requests out of the site's hands.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -115,7 +116,7 @@ func (a *App) wanted(conf *config.Config, s *settings.Snapshot) []config.Listene
 
 // bind opens all sockets, or none: then the error lists every one that failed.
 func (a *App) bind(context.Context) error {
-	a.onStop(func(ctx context.Context) error {
+	a.onEnd("listeners", func(ctx context.Context) error {
 		a.doors.mu.Lock()
 		for _, b := range a.doors.bound {
 			b.l.Close()
@@ -386,8 +387,17 @@ func bindError(w config.Listener, ours []Bound, err error) error {
 	return fault.Wrap(fault.Invalid, err, w.Name)
 }
 
-// port returns the port that a listener is bound to, or 0.
+// port returns the port that a listener is bound to, or 0. Without a server it is the
+// one that the next will bind.
 func (a *App) port(name string) int {
+	if a.opt.Offline {
+		for _, w := range a.wanted(a.conf.Load(), a.settings.Current()) {
+			if n, err := strconv.Atoi(portOf(w.Addr)); err == nil && w.Name == name {
+				return n
+			}
+		}
+		return 0
+	}
 	for _, b := range a.Listeners() {
 		if b.Name == name {
 			if ap, err := netip.ParseAddrPort(b.l.Addr().String()); err == nil {

@@ -130,7 +130,7 @@ func (a *App) startFederation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop(f.worker.Stop)
+	a.onEnd("mail to others", f.worker.Stop)
 	if err := f.worker.Start(ctx); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (a *App) startFederation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop(poller.Stop)
+	a.onEnd("exchangers", poller.Stop)
 	return poller.Start(ctx)
 }
 

@@ -18,7 +18,7 @@ func (a *App) openPush() (err error) {
 	if err != nil || a.opt.Offline {
 		return err
 	}
-	a.onStop(a.push.Stop)
+	a.onEnd("push", a.push.Stop)
 	return a.push.Start(context.Background())
 }
 

@@ -34,7 +34,7 @@ func (a *App) startRealtime() {
 		return
 	}
 	a.calls.realtime.Store(h)
-	if u, err := url.Parse(a.settings.Current().Text(settings.IrohRelayURL)); err == nil && u.Scheme == "https" && a.certs.IsSelfSigned() {
+	if u, err := url.Parse(a.settings.Current().Text(settings.IrohRelayURL)); err == nil && u.Scheme == "https" && a.selfSigned() {
 		a.log.Warn("realtime clients will not take the certificate of this server", "url", u.Redacted(), "instead", a.suggestedRelay())
 	}
 }
@@ -87,7 +87,7 @@ func (a *App) suggestedRelay() string {
 		}
 		return scheme + "://" + host
 	}
-	if port := a.port("http_tls"); port != 0 && !a.certs.IsSelfSigned() && !s.Bool(settings.HTTPSLocalOnly) {
+	if port := a.port("http_tls"); port != 0 && !a.selfSigned() && !s.Bool(settings.HTTPSLocalOnly) {
 		for _, host := range []string{conf.MXDomain, a.domains.Registration().Host(), a.hostname(), conf.WebDomain} {
 			host = strings.Trim(host, "[]")
 			if _, err := netip.ParseAddr(host); err == nil || host == "" || strings.HasPrefix(host, "_") {

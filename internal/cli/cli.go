@@ -6,6 +6,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -67,11 +69,19 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 	// Where the mistake comes first the flags behind it were not read.
 	s.json = s.json || !s.ran && slices.Contains(args, "--json")
 	s.complain(e, c, wrong)
-	if wrong || fault.Is(e, fault.Invalid) {
+	var f failure
+	if wrong || fault.Is(e, fault.Invalid) && !errors.As(e, &f) {
 		return misuse
 	}
 	return failed
 }
+
+// failure is an error that lies with the server, not with the arguments, whatever its
+// kind says.
+type failure struct{ error }
+
+// Unwrap returns the error.
+func (f failure) Unwrap() error { return f.error }
 
 // complain says what went wrong, once. For a program it is one line.
 func (s *shell) complain(e error, c *cobra.Command, wrong bool) {
@@ -191,9 +201,9 @@ func (s *shell) call(op string, params, out any) error {
 // state without a server, or for a server that is starting.
 const patience = 5 * time.Second
 
-// perform runs an operation: by the server, else here under the state lock.
-func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
-	path := config.FindFile(s.config, os.Getenv)
+// find tells where the configuration and the state are.
+func (s *shell) find() (path string, conf *config.Config, dir string) {
+	path = config.FindFile(s.config, os.Getenv)
 	conf, err := config.Load(path)
 	if err != nil {
 		// Somebody who mends things must be able to look at accounts meanwhile.
@@ -201,7 +211,12 @@ func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMes
 			fmt.Fprintf(s.err, "Warning: the configuration is not used: %v\n", err)
 		}
 	}
-	dir := conf.FindStateDir(s.stateDir, os.Getenv)
+	return path, conf, conf.FindStateDir(s.stateDir, os.Getenv)
+}
+
+// perform runs an operation: by the server, else here under the state lock.
+func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
+	path, conf, dir := s.find()
 	ends := time.Now().Add(patience)
 	for {
 		raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
@@ -290,7 +305,7 @@ func (s *shell) serve(dev, once bool) error {
 			again = true
 		}
 	}
-	ending, cancel := context.WithTimeout(context.Background(), 7*time.Second)
+	ending, cancel := context.WithTimeout(context.Background(), 6500*time.Millisecond) // a service manager kills after 7 s
 	defer cancel()
 	go func() { // a second signal ends at once; this ends with the process or after it
 		for {
@@ -383,22 +398,37 @@ func (s *shell) status() *cobra.Command {
 			if err := s.call("status", nil, &st); err != nil {
 				return err
 			}
+			if !details {
+				st.Ports = nil
+			}
 			return s.result("status", "", st, func(w io.Writer) {
 				if !st.Running {
 					fmt.Fprintln(w, "server: not running")
 				}
 				for _, v := range st.Services {
+					if v.Name == "TURN" {
+						fmt.Fprintf(w, "%-15s relays: %d\n", v.Name, v.Connections)
+						continue
+					}
 					fmt.Fprintf(w, "%-15s connections: %-6d unique IPs: %d\n", v.Name, v.Connections, v.UniqueIPs)
 				}
-				if details {
-					fmt.Fprintln(w, "\nPORT\tPROTO\tTYPE")
+				if details && st.Running {
+					fmt.Fprintln(w, "\nPer-port breakdown:\nPORT\tPROTO\tTYPE\tCONNECTIONS\tUNIQUE IPs")
 					for _, p := range st.Ports {
-						fmt.Fprintf(w, "%d\t%s\t%s\n", p.Port, p.Proto, p.Label)
+						unique, what := "-", ""
+						if p.UniqueIPs != nil {
+							unique = strconv.Itoa(*p.UniqueIPs)
+						} else if p.Service == "TURN" {
+							what = " relays"
+						}
+						fmt.Fprintf(w, "%d\t%s\t%s\t%d%s\t%s\n", p.Port, p.Proto, p.Label, p.Connections, what, unique)
 					}
 				}
 				fmt.Fprintf(w, "\nRegistered users:   %d\n", st.RegisteredUsers)
-				if st.Running {
-					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", st.BootTime, time.Duration(st.Uptime)*time.Second)
+				if t := st.Tracker; t != nil {
+					boot, _ := time.Parse(time.RFC3339, st.BootTime)
+					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", boot.UTC().Format("2006-01-02 15:04:05 MST"), uptime(st.Uptime))
+					fmt.Fprintf(w, "\nEmail servers seen (since last restart):\n  Connection IPs:   %d\n  Domain servers:   %d\n  IP servers:       %d\n", t.IPs, t.Domains, t.IPServers)
 				}
 			})
 		}}
@@ -406,20 +436,18 @@ func (s *shell) status() *cobra.Command {
 	return c
 }
 
-func (s *shell) reload() *cobra.Command {
-	return &cobra.Command{Use: "reload", Short: "Read configuration and certificates anew", Args: cobra.NoArgs, Example: "  madmail reload",
-		RunE: func(*cobra.Command, []string) error {
-			var r ops.Reloaded
-			if err := s.call("reload", nil, &r); err != nil {
-				return err
-			}
-			return s.result("reload", "", r, func(w io.Writer) {
-				fmt.Fprintln(w, "Reloaded.")
-				for _, l := range append(r.Changes, r.Restart...) {
-					fmt.Fprintln(w, "  "+l)
-				}
-			})
-		}}
+// uptime is a time since a start as people read it: 1d 2h 3m.
+func uptime(seconds int64) string {
+	d := time.Duration(seconds) * time.Second
+	switch {
+	case d >= 24*time.Hour:
+		return fmt.Sprintf("%dd %dh %dm", d/(24*time.Hour), d/time.Hour%24, d/time.Minute%60)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh %dm", d/time.Hour, d/time.Minute%60)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm %ds", d/time.Minute, d/time.Second%60)
+	}
+	return fmt.Sprintf("%ds", seconds)
 }
 
 func (s *shell) adminToken() *cobra.Command {
@@ -436,12 +464,32 @@ func (s *shell) adminToken() *cobra.Command {
 			}
 			return s.result("admin-token", "", t, func(w io.Writer) {
 				fmt.Fprintf(w, "\n  Admin API URL:   %s\n  Admin Token:     %s\n\n", t.APIURL, t.Token)
+				link := panelLink(t)
+				if f, ok := w.(*os.File); ok && !noQR && term.IsTerminal(int(f.Fd())) {
+					if code, err := invite.Terminal(link); err == nil {
+						fmt.Fprintln(w, code)
+					}
+				}
+				fmt.Fprintf(w, "  %s\n\n", link)
 			})
 		}}
 	c.Flags().BoolVar(&raw, "raw", false, "the token alone, without a line end")
-	c.Flags().BoolVar(&noQR, "no-qr", false, "no QR code")
+	c.Flags().BoolVar(&noQR, "no-qr", false, "no QR code of the link")
 	c.Flags().BoolVar(&rotate, "rotate", false, "make a new token; the old one stops working")
 	return c
+}
+
+// panel is the operators' web page for any server. What follows the # stays in the
+// browser.
+const panel = "https://admin.madmail.chat/#"
+
+// panelLink opens the panel, logged in.
+func panelLink(t ops.AdminToken) string {
+	b, err := json.Marshal(map[string]string{"u": t.APIURL, "t": t.Token})
+	if err != nil {
+		return panel // cannot be: these are strings
+	}
+	return panel + base64.RawURLEncoding.EncodeToString(b)
 }
 
 func (s *shell) registration() *cobra.Command {

@@ -106,8 +106,8 @@ func (s *shell) sample(last *sample) (*sample, error) {
 		switch v.Name {
 		case "IMAP":
 			x.IMAP = v.Connections
-		case "SMTP":
-			x.SMTP = v.Connections
+		case "SMTP", "Submission":
+			x.SMTP += v.Connections
 		}
 	}
 	for _, p := range t["traffic"] {

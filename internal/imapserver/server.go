@@ -217,12 +217,19 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// Remotes calls f with the remote address of every session.
-func (s *Server) Remotes(f func(netip.Addr)) {
+// Each calls f with every session: its remote address, and the port of ours that it
+// came to.
+func (s *Server) Each(f func(remote netip.Addr, port int)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.sessions {
-		f(c.remote)
+		port := 0
+		c.mu.Lock()
+		if a, ok := c.conn.LocalAddr().(*net.TCPAddr); ok {
+			port = a.Port
+		}
+		c.mu.Unlock()
+		f(c.remote, port)
 	}
 }
 

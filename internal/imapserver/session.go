@@ -181,6 +181,16 @@ func (c *session) handshake() bool {
 	}
 	d := &lowerConn{Conn: c.conn}
 	t := tls.Server(d, c.srv.opt.TLS)
+	waits := func(yes bool) (goesOn bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.waiting = yes // so that end can interrupt it
+		return c.ended == ""
+	}
+	defer waits(false)
+	if !waits(true) {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := t.HandshakeContext(ctx); err != nil {

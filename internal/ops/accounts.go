@@ -104,17 +104,31 @@ type Status struct {
 	Services        []Service        `json:"services"`
 	RegisteredUsers int              `json:"registered_users"`
 	Ports           []Port           `json:"ports,omitempty"`
+	Tracker         *Tracker         `json:"server_tracker,omitempty"` // nil without a server
 	Counters        map[string]int64 `json:"counters,omitempty"`
+}
+
+// Tracker is what other servers did since the start.
+type Tracker struct {
+	BootTime  string `json:"boot_time"`
+	Uptime    int64  `json:"uptime_seconds"`
+	IPs       int    `json:"unique_conn_ips"`   // that connected to port 25
+	Domains   int    `json:"unique_domains"`    // that mail went to or came from
+	IPServers int    `json:"unique_ip_servers"` // the same, without a name
 }
 
 // Port is a listener that is bound.
 type Port struct {
-	Port   int    `json:"port"`
-	Proto  string `json:"proto"`
-	Label  string `json:"label"`
-	Addr   string `json:"addr"`
-	TLS    bool   `json:"tls"`
-	Source string `json:"source"` // env, db, file or default
+	Port        int    `json:"port"`
+	Proto       string `json:"proto"`
+	Label       string `json:"label"`   // for people
+	Service     string `json:"service"` // whose connections are among those of the Service of this name
+	Name        string `json:"name"`    // in the configuration
+	Addr        string `json:"addr"`
+	TLS         bool   `json:"tls"`
+	Source      string `json:"source"` // env, db, file or default
+	Connections int    `json:"connections"`
+	UniqueIPs   *int   `json:"unique_ips"` // null where there are no connections to tell apart
 }
 
 // Reloaded says what a reload did.

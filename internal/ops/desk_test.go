@@ -147,7 +147,7 @@ func TestAccountsMoveToAnotherServer(t *testing.T) {
 
 func TestBoundPortsAreToldInBothForms(t *testing.T) {
 	h := newHouse(t)
-	h.ports = []Port{{Port: 2143, Proto: "tcp", Label: "imap", Addr: "127.0.0.1:2143", Source: "file"}, {Port: 3478, Proto: "udp", Label: "turn", Addr: "0.0.0.0:3478", Source: "default"}}
+	h.ports = []Port{{Port: 2143, Proto: "tcp", Name: "imap", Addr: "127.0.0.1:2143", Source: "file"}, {Port: 3478, Proto: "udp", Name: "turn", Addr: "0.0.0.0:3478", Source: "default"}}
 	got := h.must("ports.bound", "")
 	if got["imap_plain_addr"] != "127.0.0.1:2143" || got["imap_plain_port"] != "2143" || got["imap_tls_addr"] != nil || got["imap_tls_port"] != "" || len(got["listeners"].([]any)) != 2 {
 		t.Errorf("%v", got)

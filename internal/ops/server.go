@@ -93,8 +93,8 @@ func (d *Desk) bound(ctx context.Context, _ none) (Bound, error) {
 		"imap": {&b.IMAP, &b.IMAPPort}, "imap_tls": {&b.IMAPTLS, &b.IMAPTLSPort}, "http": {&b.HTTP, &b.HTTPPort}, "http_tls": {&b.HTTPTLS, &b.HTTPTLSPort},
 	}
 	for _, p := range st.Ports {
-		b.Listeners = append(b.Listeners, Listener{Service: p.Label, Proto: p.Proto, Addr: p.Addr, Port: p.Port, TLS: p.TLS, Source: p.Source})
-		if at, ok := places[p.Label]; ok {
+		b.Listeners = append(b.Listeners, Listener{Service: p.Name, Proto: p.Proto, Addr: p.Addr, Port: p.Port, TLS: p.TLS, Source: p.Source})
+		if at, ok := places[p.Name]; ok {
 			addr := p.Addr
 			*at.addr, *at.port = &addr, strconv.Itoa(p.Port)
 		}
@@ -172,7 +172,7 @@ func (d *Desk) ports(ctx context.Context, _ none) (map[string][]PortService, err
 			r.Enabled = &on
 		}
 		for _, b := range st.Ports {
-			if b.Label == p.label {
+			if b.Name == p.label {
 				r.Bound, r.Port = true, strconv.Itoa(b.Port)
 				if r.Source != "db" {
 					r.Source = b.Source

@@ -68,6 +68,7 @@ type Store struct {
 
 	mu      sync.Mutex // guards the fields below
 	pending map[address.Domain]*Stats
+	seen    map[address.Domain]struct{}
 	sum     Stats // of all, since the start
 	missed  int64
 
@@ -86,7 +87,7 @@ func Open(o Options) (*Store, error) {
 	if o.Queued == nil {
 		o.Queued = func() map[address.Domain]int { return nil }
 	}
-	return &Store{Options: o, pending: make(map[address.Domain]*Stats)}, nil
+	return &Store{Options: o, pending: make(map[address.Domain]*Stats), seen: make(map[address.Domain]struct{})}, nil
 }
 
 func (s *Store) count(d address.Domain, f func(*Stats)) {
@@ -96,6 +97,7 @@ func (s *Store) count(d address.Domain, f func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.sum)
+	defer s.note(d)
 	p := s.pending[d]
 	if p == nil {
 		if len(s.pending) >= maxPending {
@@ -107,6 +109,31 @@ func (s *Store) count(d address.Domain, f func(*Stats)) {
 	}
 	f(p)
 	p.LastActive = s.Now()
+}
+
+// note remembers a domain that mail went to or came from. The caller holds s.mu.
+func (s *Store) note(d address.Domain) {
+	if p := s.pending[d]; p != nil && p.Inbound+p.Delivered > 0 && len(s.seen) < maxSeen {
+		s.seen[d] = struct{}{}
+	}
+}
+
+// maxSeen bounds the table of domains that were seen.
+const maxSeen = 100_000
+
+// Seen returns how many servers mail went to or came from since the start, by name
+// and by IP literal. It stops at 100,000 together.
+func (s *Store) Seen() (names, literals int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.seen {
+		if _, ip := d.IP(); ip {
+			literals++
+		} else {
+			names++
+		}
+	}
+	return names, literals
 }
 
 // Sum returns the counts of all domains together since the start.

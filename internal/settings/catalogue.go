@@ -62,6 +62,8 @@ const (
 	MaxMessageSize    Key = "__MAX_MESSAGE_SIZE__"
 	MaxFederationSize Key = "__MAX_FEDERATION_SIZE__"
 
+	NewAccountsPerMinute Key = "__NEW_ACCOUNTS_PER_MINUTE__"
+
 	IMAPSessions        Key = "__IMAP_MAX_SESSIONS__"
 	IMAPAddressSessions Key = "__IMAP_MAX_SESSIONS_PER_ADDRESS__"
 	IMAPAccountSessions Key = "__IMAP_MAX_SESSIONS_PER_ACCOUNT__"
@@ -215,6 +217,8 @@ var catalogue = []Entry{
 	{Key: AppendLimit, Kind: Size, Default: "100M", check: checkPositiveSize, Doc: "Largest message that IMAP APPEND takes; the smaller of this and the message size counts."},
 	{Key: MaxMessageSize, Kind: Size, Default: "100M", check: checkPositiveSize, Doc: "Largest message that SMTP takes; the smaller of this and the append limit counts."},
 	{Key: MaxFederationSize, Kind: Size, Default: "70M", check: checkPositiveSize, Doc: "Largest message taken from another server."},
+
+	{Key: NewAccountsPerMinute, Kind: Number, Default: "600", Min: 1, Max: 1_000_000, Doc: "Accounts that the invite page and /new make in a minute, for all visitors together."},
 
 	{Key: IMAPSessions, Kind: Number, Default: "20000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time, in all."},
 	{Key: IMAPAddressSessions, Kind: Number, Default: "2000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time from one network address; many phones may share one."},

@@ -78,7 +78,8 @@ func (p *paced) note(n int) error {
 	if before>>16 == p.got>>16 && n > 16 {
 		return nil // look at the clock now and then only
 	}
-	if t := time.Since(p.since); t > 30*time.Second && p.got < int64(t/time.Second)*p.c.srv.opt.MinRate {
+	t := time.Since(p.since)
+	if t > p.c.srv.opt.MessageTimeout || t > 30*time.Second && p.got < int64(t/time.Second)*p.c.srv.opt.MinRate {
 		return errTooSlow
 	}
 	return nil
@@ -101,7 +102,8 @@ func (c *session) lost(err error) smtp.Reply {
 func (c *session) accept(r io.Reader) smtp.Reply {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	res, err := c.srv.opt.Intake.Accept(ctx, &c.tx.env, &guarded{r, time.AfterFunc(24*time.Hour, cancel), c.srv.opt.AcceptTimeout})
+	g := &guarded{r: r, timer: time.AfterFunc(24*time.Hour, cancel), limit: c.srv.opt.AcceptTimeout}
+	res, err := c.srv.opt.Intake.Accept(ctx, &c.tx.env, g)
 	if err == nil {
 		c.srv.stats.accepted.Add(1)
 		c.srv.stats.by[c.module()].completed.Add(1)
@@ -115,6 +117,8 @@ func (c *session) accept(r io.Reader) smtp.Reply {
 		return smtp.Say(552, "5.3.4", "Message exceeds maximum size")
 	case errors.Is(err, smtp.ErrBareEOL):
 		return smtp.Say(550, "5.6.0", "Lines of a message must end in CR LF")
+	case g.cut && !errors.Is(err, errTakenBack):
+		return dead // it was not the intake that failed; the caller sees why and says it
 	}
 	return c.refusal(err, atMessage)
 }
@@ -124,12 +128,14 @@ type guarded struct {
 	r     io.Reader
 	timer *time.Timer
 	limit time.Duration
+	cut   bool // the message did not come to its end
 }
 
 func (g *guarded) Read(p []byte) (int, error) {
 	n, err := g.r.Read(p)
 	if err != nil {
 		g.timer.Reset(g.limit)
+		g.cut = err != io.EOF
 	}
 	return n, err
 }
@@ -150,7 +156,7 @@ func (c *session) bdat(arg string) smtp.Reply {
 		}
 		return r
 	}
-	b := &chunks{c: c, left: size, last: last, limit: c.srv.opt.MaxSize(c.mode)}
+	b := &chunks{c: c, left: size, last: last, limit: c.srv.opt.MaxSize(c.mode), pace: c.wireSource()}
 	c.tx.data = message
 	r := c.accept(b)
 	c.tx.data = commands
@@ -223,9 +229,6 @@ func (b *chunks) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if b.pace == nil {
-		b.pace = b.c.wireSource()
-	}
 	n, err := b.c.wire.read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	b.total += int64(n)
@@ -254,6 +257,9 @@ func (b *chunks) next() error {
 	for {
 		line, err := c.wire.line(smtp.MaxCommand)
 		c.busy()
+		if err == nil && time.Since(b.pace.since) > c.srv.opt.MessageTimeout {
+			err = errTooSlow
+		}
 		if err != nil {
 			b.lost = err
 			return err

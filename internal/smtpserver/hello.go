@@ -2,7 +2,6 @@ package smtpserver
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"strconv"
 	"strings"
@@ -61,14 +60,9 @@ func (c *session) starttls(arg string) smtp.Reply {
 	if c.flush() != nil {
 		return dead
 	}
-	t := tls.Server(c.conn, c.srv.opt.TLS)
-	ctx, cancel := context.WithTimeout(context.Background(), c.srv.opt.GreetTimeout)
-	defer cancel()
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.srv.opt.Logger.Debug("TLS handshake failed", "err", err)
+	if !c.handshake() {
 		return dead
 	}
-	c.setConn(t)
 	c.reset()
 	c.greeted = false // RFC 3207 section 4.2: everything learnt before is forgotten
 	c.login.Store(nil)
@@ -136,6 +130,7 @@ func (c *session) challenge(prompt string) ([]byte, smtp.Reply) {
 	line, err := c.wire.line(smtp.MaxCommand)
 	c.busy()
 	if err != nil {
+		c.farewell(err)
 		return nil, dead
 	}
 	return decodeResponse(line)

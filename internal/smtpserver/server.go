@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"maps"
@@ -78,6 +79,7 @@ type Options struct {
 	GreetTimeout    time.Duration // handshake, and the first command; 30 s
 	DataTimeout     time.Duration // without any octet of a message; 1 minute
 	MinRate         int64         // octets a second of a message, after 30 s; 1024
+	MessageTimeout  time.Duration // for all of a message, however steadily it comes; 2 hours
 	AcceptTimeout   time.Duration // for storing a message after its end; 50 s
 
 	// RatePerMinute and RateBurst bound the messages of one sender; 0 is off.
@@ -118,6 +120,7 @@ func (o *Options) fill() error {
 	dur(&o.GreetTimeout, 30*time.Second)
 	dur(&o.DataTimeout, time.Minute)
 	dur(&o.AcceptTimeout, 50*time.Second)
+	dur(&o.MessageTimeout, 2*time.Hour)
 	if o.MinRate == 0 {
 		o.MinRate = 1024
 	}
@@ -135,10 +138,12 @@ type Server struct {
 	opt   Options
 	group task.Group
 	rate  *limiter
+	seed  maphash.Seed
 
 	mu       sync.Mutex // guards the fields below
 	sessions map[*session]struct{}
 	byAddr   map[netip.Addr]int
+	seen     map[uint64]struct{} // who came to port 25 since the start
 	stopping bool
 
 	stats counters
@@ -207,6 +212,7 @@ func (c *session) count(verb string, r smtp.Reply) {
 // Stats are counts since the start.
 type Stats struct {
 	Sessions     int // open now
+	Seen         int // addresses that connected to port 25; it stops at 100,000
 	Accepted     int64
 	Refused      int64 // messages
 	Logins       int64
@@ -225,6 +231,8 @@ func New(opt Options) (*Server, error) {
 		opt:      opt,
 		sessions: make(map[*session]struct{}),
 		byAddr:   make(map[netip.Addr]int),
+		seen:     make(map[uint64]struct{}),
+		seed:     maphash.MakeSeed(),
 		rate:     newLimiter(opt.RatePerMinute, opt.RateBurst),
 	}
 	s.group.Panicked = func(name string, v any, stack []byte) {
@@ -238,7 +246,7 @@ func New(opt Options) (*Server, error) {
 func (s *Server) Stats() Stats {
 	var by [2]Transactions
 	s.mu.Lock()
-	n := len(s.sessions)
+	n, seen := len(s.sessions), len(s.seen)
 	for c := range s.sessions {
 		by[c.module()].Sessions++
 	}
@@ -250,15 +258,33 @@ func (s *Server) Stats() Stats {
 	s.stats.mu.Lock()
 	failed := maps.Clone(s.stats.failed)
 	s.stats.mu.Unlock()
-	return Stats{n, s.stats.accepted.Load(), s.stats.refused.Load(), s.stats.logins.Load(), s.stats.failedLogins.Load(), by[0], by[1], failed}
+	return Stats{n, seen, s.stats.accepted.Load(), s.stats.refused.Load(), s.stats.logins.Load(), s.stats.failedLogins.Load(), by[0], by[1], failed}
 }
 
-// Remotes calls f with the remote address of every session.
-func (s *Server) Remotes(f func(netip.Addr)) {
+// Session is an open session, as operators see it.
+type Session struct {
+	Remote     netip.Addr
+	Port       int // of ours
+	Submission bool
+}
+
+// Each calls f with every session.
+func (s *Server) Each(f func(Session)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.sessions {
-		f(c.remote)
+		f(Session{c.remote, c.port, c.mode != MX})
+	}
+}
+
+// maxSeen bounds the table of addresses that connected.
+const maxSeen = 100_000
+
+// note remembers that a server connected, by a number that only this process can
+// compute. The caller holds s.mu.
+func (s *Server) note(remote netip.Addr) {
+	if len(s.seen) < maxSeen {
+		s.seen[maphash.Comparable(s.seed, remote)] = struct{}{}
 	}
 }
 
@@ -290,6 +316,14 @@ func (s *Server) isStopping() bool {
 	return s.stopping
 }
 
+// portOf is the port that a connection came to, or 0.
+func portOf(conn net.Conn) int {
+	if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
 func remoteOf(conn net.Conn) netip.Addr {
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 		return ap.Addr().Unmap()
@@ -305,6 +339,9 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 	if !full {
 		s.sessions[c] = struct{}{}
 		s.byAddr[c.remote]++
+		if mode == MX {
+			s.note(c.remote)
+		}
 	}
 	s.mu.Unlock()
 	if full {

@@ -26,6 +26,7 @@ type session struct {
 	conn   net.Conn
 	wire   wire
 	remote netip.Addr
+	port   int    // that it came to
 	out    []byte // replies not sent yet
 
 	mu    sync.Mutex // guards the fields below: Stop and EndSessions look at them
@@ -100,7 +101,7 @@ var (
 )
 
 func newSession(s *Server, conn net.Conn, mode Mode) *session {
-	c := &session{srv: s, mode: mode, conn: conn, remote: remoteOf(conn), started: s.opt.Now()}
+	c := &session{srv: s, mode: mode, conn: conn, remote: remoteOf(conn), port: portOf(conn), started: s.opt.Now()}
 	c.wire.conn = conn
 	c.wire.before = c.beforeRead
 	return c
@@ -113,9 +114,17 @@ func (c *session) account() address.Addr {
 	return address.Addr{}
 }
 
-// handshake does TLS from the start.
+// handshake begins TLS.
 func (c *session) handshake() bool {
 	if c.srv.opt.TLS == nil {
+		return false
+	}
+	// Nothing is under way yet: whoever stops the server need not wait for it.
+	c.mu.Lock()
+	c.idle = true
+	c.mu.Unlock()
+	defer c.busy()
+	if c.srv.isStopping() {
 		return false
 	}
 	t := tls.Server(c.conn, c.srv.opt.TLS)

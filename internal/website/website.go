@@ -56,6 +56,9 @@ type Options struct {
 	// fault.Refused carry a text for the user.
 	Register func(ctx context.Context, token, host string) (Account, error)
 	Facts    func() Facts
+	// PerMinute is how many accounts may be made in a minute by all visitors together;
+	// nil sets no limit.
+	PerMinute func() int
 	// Policy is the MTA-STS policy (RFC 8461 section 3.2), or ""; Key the record of
 	// the DKIM key with a selector. Without them there is none.
 	Policy func() string
@@ -74,8 +77,10 @@ type Server struct {
 	http *http.Server
 	page *template.Template
 
-	mu     sync.Mutex // guards the field below
+	mu     sync.Mutex // guards the fields below
+	all    *rate.Limiter
 	visits map[netip.Prefix]*visitor
+	open   map[net.Conn]struct{}
 }
 
 // visitor is what one network may still ask for.
@@ -93,7 +98,7 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opt: opt, page: page, visits: make(map[netip.Prefix]*visitor)}
+	s := &Server{opt: opt, page: page, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
 	mux := http.NewServeMux()
 	for path, serve := range map[string]http.HandlerFunc{
 		"/{$}": s.index, "/index.html": s.index, "/qr": s.qr, "/main.css": s.css,
@@ -112,6 +117,7 @@ func New(opt Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
+		ConnState: s.count,
 	}
 	return s, nil
 }
@@ -130,8 +136,47 @@ func (s *Server) Serve(l net.Listener, overTLS bool) error {
 	return err
 }
 
-// Stop ends the site, letting requests under way finish until ctx ends.
-func (s *Server) Stop(ctx context.Context) error { return s.http.Shutdown(ctx) }
+func (s *Server) count(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.open[conn] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		delete(s.open, conn)
+	}
+}
+
+// Each calls f with every connection: its remote address, and the port of ours that
+// it came to. Those that another protocol took over are not among them.
+func (s *Server) Each(f func(remote netip.Addr, port int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.open {
+		var remote netip.Addr
+		if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+			remote = ap.Addr().Unmap()
+		}
+		port := 0
+		if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+			port = a.Port
+		}
+		f(remote, port)
+	}
+}
+
+// Stop ends the site, letting requests under way finish until ctx ends; then it
+// closes their connections.
+func (s *Server) Stop(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	switch {
+	case errors.Is(err, net.ErrClosed): // whoever opened the listeners closed them first
+		return nil
+	case err != nil:
+		_ = s.http.Close()
+	}
+	return err
+}
 
 // harden sets what every answer carries. A panic ends one request, visibly.
 func (s *Server) harden(next http.Handler) http.Handler {
@@ -264,7 +309,7 @@ func language(r *http.Request, set string) string {
 const maxVisitors = 100_000
 
 // allow limits what makes accounts: 2 a second, 5 at once and 60 an hour for
-// one address or one IPv6 network. Loopback is exempt.
+// one address or one IPv6 network, and PerMinute for all. Loopback is exempt.
 func (s *Server) allow(r *http.Request) bool {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -292,7 +337,19 @@ func (s *Server) allow(r *http.Request) bool {
 		v = &visitor{burst: rate.NewLimiter(2, 5), hour: rate.NewLimiter(rate.Every(time.Minute), 60)}
 		s.visits[p] = v
 	}
-	return v.burst.Allow() && v.hour.Allow()
+	return v.burst.Allow() && v.hour.Allow() && s.allowAll()
+}
+
+// allowAll is the limit of all networks together. The caller holds s.mu.
+func (s *Server) allowAll() bool {
+	if s.opt.PerMinute == nil {
+		return true
+	}
+	n := max(s.opt.PerMinute(), 1)
+	if limit := rate.Limit(n) / 60; s.all.Limit() != limit {
+		s.all = rate.NewLimiter(limit, n)
+	}
+	return s.all.Allow()
 }
 
 // create answers /new: an account for whoever asks, where registration is open.
@@ -327,7 +384,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.allow(r) {
 		w.Header().Set("Retry-After", "60")
-		no(http.StatusTooManyRequests, "Too many new accounts from your network, try again later")
+		no(http.StatusTooManyRequests, "Too many new accounts, try again later")
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
@@ -417,8 +474,6 @@ func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(data)
 }
 
-// autoconfig tells mail clients the ports, so that they need not guess nor ask
-// third parties.
 // policy tells other servers which TLS to demand of us.
 func (s *Server) policy(w http.ResponseWriter, _ *http.Request) {
 	text := ""
@@ -453,6 +508,8 @@ func (s *Server) key(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "DKIM key not found", http.StatusNotFound)
 }
 
+// autoconfig tells mail clients the ports, so that they need not guess nor ask
+// third parties.
 func (s *Server) autoconfig(w http.ResponseWriter, _ *http.Request) {
 	f := s.opt.Facts()
 	var b strings.Builder

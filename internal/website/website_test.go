@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"image/png"
 	"io"
 	"log/slog"
@@ -400,6 +401,45 @@ func TestNewIsLimitedByNetwork(t *testing.T) {
 		}
 		if total < 60 || total > 60+60 {
 			t.Errorf("%d accounts in an hour, want about 60 and those of the first minutes", total)
+		}
+	})
+}
+
+// TestNewIsLimitedForAllTogether, so that many networks together do not fill the
+// server either, and the limit can be changed at any time.
+func TestNewIsLimitedForAllTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &desk{facts: open()}
+		perMinute := 30
+		s, err := New(Options{Register: d.register, Facts: func() Facts { return d.facts }, PerMinute: func() int { return perMinute }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := 0
+		made := func(n int) (ok int) {
+			for range n {
+				host++
+				if w := ask(s, "POST", "/new", "", "from", fmt.Sprintf("198.18.%d.%d:1", host>>8, host&255)); w.Code == 200 {
+					ok++
+				} else if w.Code != 429 {
+					t.Errorf("%d", w.Code)
+				}
+			}
+			return ok
+		}
+		if n := made(100); n != 30 {
+			t.Errorf("%d accounts at once, want 30", n)
+		}
+		if w := ask(s, "POST", "/new", "", "from", "127.0.0.1:1"); w.Code != 200 {
+			t.Errorf("loopback: %d", w.Code)
+		}
+		<-time.After(10 * time.Second)
+		if n := made(100); n != 5 {
+			t.Errorf("%d accounts after 10 s, want 5", n)
+		}
+		perMinute = 60
+		if n := made(100); n != 60 {
+			t.Errorf("%d accounts under a new limit, want 60", n)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"net/smtp"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,52 @@ type message struct {
 	IsEdited    bool
 }
 
+// texts counts the messages of a chat that say text.
+func (p *person) texts(chat int, text string) (n int) {
+	p.t.Helper()
+	for _, id := range p.ids(chat) {
+		if p.message(id).Text == text {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *person) ids(chat int) (ids []int) {
+	p.t.Helper()
+	p.call(&ids, "get_message_ids", p.id, chat, false, false)
+	return ids
+}
+
+// file sends a file of random octets and checks what arrives.
+func (p *person) file(chat int, to *person, size int) {
+	p.t.Helper()
+	data := make([]byte, size)
+	_, _ = rand.Read(data)
+	path := filepath.Join(p.t.TempDir(), fmt.Sprintf("file-%d.bin", size))
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	mark := to.mark()
+	text := fmt.Sprintf("a file of %d from %s", size, p.address)
+	p.call(nil, "send_msg", p.id, chat, map[string]any{"text": text, "file": path, "filename": filepath.Base(path), "viewtype": "File"})
+	id, _ := to.receive(mark, text)
+	m := to.whole(mark, id, size)
+	have, err := os.ReadFile(m.File)
+	if err != nil || sha256.Sum256(have) != sha256.Sum256(data) {
+		p.t.Errorf("%d octets arrived changed: %d octets, %v", size, len(have), err)
+	}
+}
+
+// whole waits until a message has its file: the text of a large one comes first.
+func (p *person) whole(mark, id, size int) (m message) {
+	p.t.Helper()
+	p.wait(mark, p.id, "the whole file", func(event) bool {
+		return p.try(&m, "get_message", p.id, id) == nil && m.File != "" && m.FileBytes == size
+	})
+	return m
+}
+
 func (p *person) message(id int) (m message) {
 	p.t.Helper()
 	p.call(&m, "get_message", p.id, id)
@@ -117,6 +164,21 @@ func (p *person) say(chat int, text string) (id int) {
 	p.t.Helper()
 	p.call(&id, "misc_send_text_message", p.id, chat, text)
 	return id
+}
+
+// sayOnce is say after the server was away. The client finds out by this message that
+// its connection is gone and would try again in half a minute; somebody who looks at
+// it makes it try at once.
+func (p *person) sayOnce(chat int, text string) {
+	p.t.Helper()
+	id, asked := p.say(chat, text), time.Now()
+	p.until(text+" is sent", func() bool {
+		if time.Since(asked) > time.Second {
+			asked = time.Now()
+			p.call(nil, "maybe_network")
+		}
+		return p.message(id).State >= 26
+	})
 }
 
 // TestRealClients plays the life of a relay with real clients.
@@ -153,25 +215,8 @@ func TestRealClients(t *testing.T) {
 
 	t.Run("files of 2 MB and 12 MB arrive whole", func(t *testing.T) {
 		for _, size := range []int{2_000_000, 12_000_000} {
-			data := make([]byte, size)
-			_, _ = rand.Read(data)
-			path := filepath.Join(t.TempDir(), fmt.Sprintf("file-%d.bin", size))
-			if err := os.WriteFile(path, data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			mark := bob.mark()
-			text := fmt.Sprintf("a file of %d", size)
-			var id int
-			alice.call(&id, "send_msg", alice.id, ab, map[string]any{"text": text, "file": path, "filename": filepath.Base(path), "viewtype": "File"})
-			got, _ := bob.receive(mark, text)
-			var m message
-			bob.wait(mark, bob.id, "the whole file", func(event) bool {
-				return bob.try(&m, "get_message", bob.id, got) == nil && m.File != "" && m.FileBytes == size
-			})
-			have, err := os.ReadFile(m.File)
-			if err != nil || sha256.Sum256(have) != sha256.Sum256(data) {
-				t.Errorf("%d octets arrived changed: %d octets, %v", size, len(have), err)
-			}
+			alice.file(ab, bob, size)
+			bob.file(ba, alice, size)
 		}
 	})
 
@@ -182,18 +227,26 @@ func TestRealClients(t *testing.T) {
 		am := alice.mark()
 		bob.call(nil, "markseen_msgs", bob.id, []int{got})
 		alice.wait(am, alice.id, "the receipt", func(e event) bool { return e.Kind == "MsgRead" && e.num("msgId") == id })
+		if m := alice.message(id); m.State != 28 {
+			t.Errorf("a message that was read has state %d", m.State)
+		}
 		am = alice.mark()
 		bob.call(nil, "send_reaction", bob.id, got, []string{"👍"})
 		alice.wait(am, alice.id, "the reaction", func(e event) bool { return e.Kind == "ReactionsChanged" && e.num("msgId") == id })
+		var r struct{ Reactions []struct{ Emoji string } }
+		alice.call(&r, "get_message_reactions", alice.id, id)
+		if len(r.Reactions) != 1 || r.Reactions[0].Emoji != "👍" {
+			t.Errorf("reactions %+v", r.Reactions)
+		}
 		bm = bob.mark()
 		alice.call(nil, "send_edit_request", alice.id, id, "read me again")
-		bob.wait(bm, bob.id, "the edit", func(event) bool { return bob.message(got).Text == "read me again" })
+		bob.wait(bm, bob.id, "the edit", func(event) bool { m := bob.message(got); return m.Text == "read me again" && m.IsEdited })
 		bm = bob.mark()
 		alice.call(nil, "delete_messages_for_all", alice.id, []int{id})
-		bob.wait(bm, bob.id, "the deletion", func(event) bool {
-			var m message
-			return bob.try(&m, "get_message", bob.id, got) != nil || m.ChatID == 3 || m.Text == ""
-		})
+		bob.wait(bm, bob.id, "the deletion", func(event) bool { return !slices.Contains(bob.ids(ba), got) })
+		if slices.Contains(alice.ids(ab), id) {
+			t.Error("it is still there for its author")
+		}
 	})
 
 	carol := c.join(srv.Link("carolcarol", "[127.0.0.1]", password), "Carol")
@@ -214,7 +267,29 @@ func TestRealClients(t *testing.T) {
 		bob.call(nil, "accept_chat", bob.id, m.ChatID)
 		bob.say(m.ChatID, "hello from bob")
 		alice.receive(am, "hello from bob")
-		carol.receive(cm, "hello from bob")
+		_, n := carol.receive(cm, "hello from bob")
+		am, bm = alice.mark(), bob.mark()
+		carol.call(nil, "accept_chat", carol.id, n.ChatID)
+		id := carol.say(n.ChatID, "hello from carol")
+		for p, mark := range map[*person]int{alice: am, bob: bm} {
+			got, m := p.receive(mark, "hello from carol")
+			if !m.ShowPadlock {
+				t.Error("not encrypted")
+			}
+			p.call(nil, "markseen_msgs", p.id, []int{got})
+			var full struct {
+				ContactIDs []int `json:"contactIds"`
+			}
+			p.call(&full, "get_full_chat_by_id", p.id, m.ChatID)
+			if len(full.ContactIDs) != 3 {
+				t.Errorf("%s sees %d members", p.address, len(full.ContactIDs))
+			}
+		}
+		carol.until("receipts of both", func() bool {
+			var readers []struct{ ContactID int }
+			carol.call(&readers, "get_message_read_receipts", carol.id, id)
+			return len(readers) == 2
+		})
 	})
 
 	t.Run("the quota is shown", func(t *testing.T) {
@@ -223,7 +298,7 @@ func TestRealClients(t *testing.T) {
 		alice.call(nil, "maybe_network")
 		alice.wait(mark, alice.id, "the quota", func(event) bool {
 			alice.call(&html, "get_connectivity_html", alice.id)
-			return strings.Contains(html, "1.07 GB") || strings.Contains(html, "1 GiB") || strings.Contains(html, "0%")
+			return strings.Contains(html, " of 1 GiB used")
 		})
 	})
 
@@ -234,6 +309,20 @@ func TestRealClients(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "Authentication failed") {
 			t.Errorf("logging in with a wrong password: %v", err)
 		}
+	})
+
+	t.Run("the ports of STARTTLS", func(t *testing.T) {
+		link := strings.NewReplacer(fmt.Sprintf("ip=%d&is=ssl", srv.IMAPTLS), fmt.Sprintf("ip=%d&is=starttls", srv.IMAP),
+			fmt.Sprintf("sp=%d&ss=ssl", srv.SubmissionTLS), fmt.Sprintf("sp=%d&ss=starttls", srv.Submission)).Replace(srv.Link("startttls", "[127.0.0.1]", password))
+		if strings.Contains(link, "ssl") {
+			t.Fatal(link)
+		}
+		dave := c.join(link, "Dave")
+		meet(alice, dave, nil, false)
+		mark := alice.mark()
+		dave.say(dave.chatWith(alice), "over the other ports")
+		alice.receive(mark, "over the other ports")
+		c.call(nil, "remove_account", dave.id)
 	})
 
 	t.Run("both spellings of an IP address are one account", func(t *testing.T) {
@@ -294,8 +383,7 @@ func TestRealClients(t *testing.T) {
 		mark := plain.mark()
 		var id int
 		if err := c.try(&id, "misc_send_text_message", plain.id, chat, "in clear"); err != nil {
-			t.Logf("the client itself refuses to send in clear: %v", err)
-			return
+			t.Fatalf("the client itself refuses to send in clear: %v", err)
 		}
 		plain.wait(mark, plain.id, "the refusal", func(e event) bool { return e.Kind == "MsgFailed" && e.num("msgId") == id })
 		if m := plain.message(id); !strings.Contains(m.Error, "Encryption Needed: Invalid Unencrypted Mail") {
@@ -362,8 +450,16 @@ func TestRealClients(t *testing.T) {
 			srv.Start()
 			c.call(nil, "maybe_network")
 			alice.say(ab, "after the "+how)
-			bob.receive(bm, "during the "+how)
-			bob.receive(bm, "after the "+how)
+			for _, when := range []string{"during the ", "after the "} {
+				bob.receive(bm, when+how)
+				if n := bob.texts(ba, when+how); n != 1 {
+					t.Errorf("%q is there %d times", when+how, n)
+				}
+			}
+			// Both are connected again.
+			am := alice.mark()
+			bob.sayOnce(ba, "back after the "+how)
+			alice.receive(am, "back after the "+how)
 		})
 	}
 

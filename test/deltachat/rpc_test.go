@@ -245,6 +245,21 @@ func (c *core) mark() int {
 	return len(c.events)
 }
 
+// until waits until something is so that no event may tell of.
+func (c *core) until(what string, so func() bool) {
+	c.t.Helper()
+	deadline := time.After(60 * time.Second)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			c.t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
 // wait returns the first event from mark on that is of a profile and satisfies ok.
 func (c *core) wait(mark, account int, what string, ok func(event) bool) event {
 	c.t.Helper()

@@ -85,6 +85,7 @@ type Options struct {
 	Domain    string // Host when empty
 	Extra     string // lines for the configuration
 	SMTPPort  int    // for mail of other servers; a free one when 0
+	HTTPSPort int    // a free one when 0
 	Env       []string
 }
 
@@ -99,6 +100,9 @@ func NewWith(t testing.TB, o Options) *Server {
 	}
 	if o.SMTPPort != 0 {
 		s.SMTP = o.SMTPPort
+	}
+	if o.HTTPSPort != 0 {
+		s.HTTPS = o.HTTPSPort
 	}
 	s.config = filepath.Join(s.Dir, "chatmail.toml")
 	text := fmt.Sprintf(strings.NewReplacer("DOMAIN", cmp.Or(o.Domain, host), "HOST", host).Replace(`primary_domain = "DOMAIN"
