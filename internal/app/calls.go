@@ -64,6 +64,9 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		if p.turn.Relay, err = relayAddrs(s.Text(settings.TURNRelayIP), conf.PublicIP); err != nil {
 			return p, err
 		}
+		if ip, err := netip.ParseAddr(conf.PublicIP); err == nil {
+			p.turn.Own = []netip.Addr{ip}
+		}
 		if err = p.turn.Check(); err != nil {
 			return p, fault.WithHint(err, "see the keys turn_... in docs/operate.md")
 		}

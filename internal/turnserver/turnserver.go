@@ -44,6 +44,9 @@ type Config struct {
 	Relay []netip.Addr
 	// PortMin and PortMax bound the ports of relays, both included.
 	PortMin, PortMax int
+	// Own are further addresses under which the world reaches this machine, those
+	// of a router in front say. Nobody is sent to its services there.
+	Own []netip.Addr
 	// AllowPrivate lets callers talk to any machine that this one can reach,
 	// this one included.
 	AllowPrivate bool
@@ -74,7 +77,7 @@ func (c *Config) Check() error {
 
 func (c *Config) equal(d *Config) bool {
 	return c.Secret == d.Secret && c.Realm == d.Realm && c.PortMin == d.PortMin && c.PortMax == d.PortMax &&
-		c.AllowPrivate == d.AllowPrivate && slices.Equal(c.Relay, d.Relay)
+		c.AllowPrivate == d.AllowPrivate && slices.Equal(c.Relay, d.Relay) && slices.Equal(c.Own, d.Own)
 }
 
 // Limits bound what callers take. Zero values mean the defaults.
