@@ -49,13 +49,14 @@ func (a *App) stopRealtime(ctx context.Context) {
 
 // serveRealtime serves a socket of the relay. It closes one that came too late.
 func (a *App) serveRealtime(b Bound) error {
+	h := a.calls.realtime.Load()
+	if h == nil {
+		return b.l.Close()
+	}
 	if p, ok := b.l.(*packetSocket); ok {
-		return irohrelay.ServeSTUN(p.PacketConn)
+		return h.ServeSTUN(p.PacketConn)
 	}
-	if h := a.calls.realtime.Load(); h != nil {
-		return h.Serve(b.l)
-	}
-	return b.l.Close()
+	return h.Serve(b.l)
 }
 
 // relayURL is what clients are told of the relay for realtime channels, or "".

@@ -43,11 +43,12 @@ import (
 type Options struct {
 	Clients    int   // connections in all; 10,000; negative: no limit
 	PerAddress int   // connections of one IPv4 address or IPv6 /64, loopback aside; 64; negative: no limit
-	Handshakes int   // a second, in all; 200; negative: no limit
+	Handshakes int   // a second, in all, of which one address has an eighth, loopback aside; 200; negative: no limit
 	Rate       int64 // octets a second that one connection sends; 4 MiB; negative: no limit
 	TotalRate  int64 // octets a second that all send; no limit
 	Queue      int   // packets that wait for one connection, of each sort; 512
 	QueueBytes int   // octets that wait for one connection; 4 MiB
+	QueueTotal int   // octets that wait for all connections; 64 MiB
 	Standby    int   // older connections of one client that stay; 3
 	Peers      int   // of one client, who are told when it is gone; 1024
 
@@ -67,7 +68,7 @@ func (o *Options) fill() error {
 		def int
 	}{
 		"Clients": {&o.Clients, 10000}, "PerAddress": {&o.PerAddress, 64}, "Handshakes": {&o.Handshakes, 200},
-		"Queue": {&o.Queue, 512}, "QueueBytes": {&o.QueueBytes, 4 << 20}, "Standby": {&o.Standby, 3}, "Peers": {&o.Peers, 1024},
+		"Queue": {&o.Queue, 512}, "QueueBytes": {&o.QueueBytes, 4 << 20}, "QueueTotal": {&o.QueueTotal, 64 << 20}, "Standby": {&o.Standby, 3}, "Peers": {&o.Peers, 1024},
 	} {
 		if *v.p == 0 {
 			*v.p = v.def
@@ -90,8 +91,8 @@ func (o *Options) fill() error {
 			return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %v", name, *v.p)
 		}
 	}
-	if o.QueueBytes < HeaderSize+maxPayload {
-		return fault.Newf(fault.Invalid, "irohrelay: QueueBytes %d is less than one frame", o.QueueBytes)
+	if least := HeaderSize + maxPayload; o.QueueBytes < least || o.QueueTotal < least {
+		return fault.Newf(fault.Invalid, "irohrelay: QueueBytes %d or QueueTotal %d is less than one frame", o.QueueBytes, o.QueueTotal)
 	}
 	if o.Rate == 0 {
 		o.Rate = 4 << 20
@@ -112,6 +113,7 @@ type Hub struct {
 	cancel     context.CancelFunc
 	group      task.Group
 	count      counters
+	waiting    atomic.Int64 // octets that wait for all connections
 
 	mu      sync.RWMutex // guards the fields below
 	stopped bool
@@ -120,6 +122,8 @@ type Hub struct {
 	conns   map[*conn]struct{} // the ones that shake hands included
 	places  int                // taken, before a connection is made too
 	sources map[netip.Addr]int
+	second  time.Time          // when fresh was begun
+	fresh   map[netip.Addr]int // handshakes since
 }
 
 // node is one client, which may be connected more than once: it may know this
@@ -138,7 +142,7 @@ func New(opt Options) (*Hub, error) {
 	}
 	h := &Hub{
 		opt: opt, servers: make(map[*http.Server]struct{}), nodes: make(map[NodeID]*node),
-		conns: make(map[*conn]struct{}), sources: make(map[netip.Addr]int),
+		conns: make(map[*conn]struct{}), sources: make(map[netip.Addr]int), fresh: make(map[netip.Addr]int),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.group.Panicked = func(name string, v any, stack []byte) {
@@ -205,6 +209,9 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	case counted && h.sources[src] >= h.opt.PerAddress:
 		h.count.perAddress.Add(1)
 		return nil, http.StatusTooManyRequests
+	case h.handshakes != nil && counted && h.freshOf(src) >= max(1, h.opt.Handshakes/8):
+		h.count.tooFast.Add(1)
+		return nil, http.StatusTooManyRequests
 	case h.handshakes != nil && !h.handshakes.Allow():
 		h.count.tooFast.Add(1)
 		return nil, http.StatusServiceUnavailable
@@ -212,6 +219,7 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	h.places++
 	if counted {
 		h.sources[src]++
+		h.fresh[src]++
 	}
 	return sync.OnceFunc(func() {
 		h.mu.Lock()
@@ -225,6 +233,23 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	}), 0
 }
 
+// freshOf is how many connections of a source began in this second. No more are
+// counted than the limit on all lets in.
+func (h *Hub) freshOf(src netip.Addr) int {
+	if now := time.Now(); now.Sub(h.second) >= time.Second {
+		h.second = now
+		clear(h.fresh)
+	}
+	return h.fresh[src]
+}
+
+// share is how much may wait for one connection while this much waits for all: a
+// sixteenth of what is free. Few slow readers have as much as they like, many
+// have little, and never is everything taken.
+func (h *Hub) share(waiting int64) int {
+	return int(max(0, int64(h.opt.QueueTotal)-waiting) / 16)
+}
+
 // adopt starts a connection whose upgrade was answered. It reports whether it
 // took it over, with its place.
 func (h *Hub) adopt(nc net.Conn, from netip.AddrPort, give func()) bool {
@@ -236,6 +261,9 @@ func (h *Hub) adopt(nc net.Conn, from netip.AddrPort, give func()) bool {
 	}
 	h.conns[c] = struct{}{}
 	h.count.accepted.Add(1)
+	if _, ok := nc.(*webSocket); ok {
+		h.count.browsers.Add(1)
+	}
 	h.group.Go("relay client", func() {
 		defer give()
 		defer func() {
@@ -325,12 +353,13 @@ func (h *Hub) find(id NodeID) *conn {
 
 // counters are what a hub did since it was made.
 type counters struct {
-	accepted, closed, evicted                             atomic.Int64
+	accepted, browsers, closed, evicted                   atomic.Int64
 	full, perAddress, tooFast                             atomic.Int64
 	badHandshake, denied, otherVersion, silent            atomic.Int64
 	badFrames, ignored, pings, pongs, asked, noPong, slow atomic.Int64
 	bytesIn, bytesOut, packetsIn, packetsOut, discoIn     atomic.Int64
 	noDestination, queueFull, bytesFull, gone, throttled  atomic.Int64
+	stun4, stun6, stunBad, stunTooMany                    atomic.Int64
 }
 
 // Stats is how a hub is, and what it did since it was made.
@@ -338,7 +367,10 @@ type Stats struct {
 	Connections int `json:"connections"` // now
 	Nodes       int `json:"nodes"`       // clients, now
 
+	Waiting int `json:"waiting"` // octets that wait to be written, now
+
 	Accepted        int64 `json:"accepted"`
+	AcceptedWS      int64 `json:"accepted_websocket"` // of those
 	Closed          int64 `json:"closed"`
 	Evicted         int64 `json:"evicted"`          // older connections of one client that made room
 	RefusedFull     int64 `json:"refused_full"`     // by the limit on all connections
@@ -368,6 +400,11 @@ type Stats struct {
 	BadFrames    int64 `json:"bad_frames"`
 	Ignored      int64 `json:"ignored"`
 	GoneMessages int64 `json:"gone_messages"`
+
+	STUN4       int64 `json:"stun_v4"` // answers
+	STUN6       int64 `json:"stun_v6"`
+	STUNBad     int64 `json:"stun_bad"`      // what is no request
+	STUNRefused int64 `json:"stun_too_many"` // requests over the limit of their source
 }
 
 // Stats returns how the hub is.
@@ -377,12 +414,13 @@ func (h *Hub) Stats() Stats {
 	h.mu.RUnlock()
 	c := &h.count
 	return Stats{
-		Connections: conns, Nodes: nodes,
-		Accepted: c.accepted.Load(), Closed: c.closed.Load(), Evicted: c.evicted.Load(), RefusedFull: c.full.Load(), RefusedAddress: c.perAddress.Load(),
+		Connections: conns, Nodes: nodes, Waiting: int(h.waiting.Load()),
+		Accepted: c.accepted.Load(), AcceptedWS: c.browsers.Load(), Closed: c.closed.Load(), Evicted: c.evicted.Load(), RefusedFull: c.full.Load(), RefusedAddress: c.perAddress.Load(),
 		RefusedRate: c.tooFast.Load(), BadHandshakes: c.badHandshake.Load(), Denied: c.denied.Load(), OtherVersions: c.otherVersion.Load(), SilentHandshake: c.silent.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), DiscoIn: c.discoIn.Load(),
 		Throttled: c.throttled.Load(), DroppedNoDestination: c.noDestination.Load(), DroppedQueueFull: c.queueFull.Load(), DroppedBytesFull: c.bytesFull.Load(),
 		Pings: c.pings.Load(), Pongs: c.pongs.Load(), Asked: c.asked.Load(), NoPong: c.noPong.Load(), SlowWrites: c.slow.Load(), BadFrames: c.badFrames.Load(),
 		Ignored: c.ignored.Load(), GoneMessages: c.gone.Load(),
+		STUN4: c.stun4.Load(), STUN6: c.stun6.Load(), STUNBad: c.stunBad.Load(), STUNRefused: c.stunTooMany.Load(),
 	}
 }
