@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"madmail/internal/config"
+	"madmail/internal/inlet"
 	"madmail/internal/irohrelay"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
@@ -56,7 +57,7 @@ func (a *App) serveRealtime(b Bound) error {
 	if p, ok := b.l.(*packetSocket); ok {
 		return h.ServeSTUN(p.PacketConn)
 	}
-	return h.Serve(b.l)
+	return h.Serve(inlet.Limit(b.l, webConns, webConnsPerSource))
 }
 
 // relayURL is what clients are told of the relay for realtime channels, or "".
