@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -39,12 +40,12 @@ import (
 )
 
 // Options make a hub. Zero values mean the defaults, negative ones no limit
-// where that is said.
+// where there can be none.
 type Options struct {
-	Clients    int   // connections in all; 10,000; negative: no limit
-	PerAddress int   // connections of one IPv4 address or IPv6 /64, loopback aside; 64; negative: no limit
-	Handshakes int   // a second, in all, of which one address has an eighth, loopback aside; 200; negative: no limit
-	Rate       int64 // octets a second that one connection sends; 4 MiB; negative: no limit
+	Clients    int   // connections in all; 10,000
+	PerAddress int   // connections of one IPv4 address or IPv6 /64, loopback aside; 64
+	Handshakes int   // a second, in all, of which one address has an eighth, loopback aside; 200
+	Rate       int64 // octets a second that one connection sends; 4 MiB
 	TotalRate  int64 // octets a second that all send; no limit
 	Queue      int   // packets that wait for one connection, of each sort; 512
 	QueueBytes int   // octets that wait for one connection; 4 MiB
@@ -62,6 +63,9 @@ type Options struct {
 	Log   *slog.Logger
 }
 
+// Check tells what is wrong with options. Errors are fault.Invalid.
+func (o Options) Check() error { return o.fill() }
+
 func (o *Options) fill() error {
 	for name, v := range map[string]*struct {
 		p   *int
@@ -73,9 +77,11 @@ func (o *Options) fill() error {
 		if *v.p == 0 {
 			*v.p = v.def
 		}
-		unlimited := name == "Clients" || name == "PerAddress" || name == "Handshakes"
-		if *v.p < 0 && !unlimited {
-			return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %d", name, *v.p)
+		if *v.p < 0 {
+			if name == "Queue" || name == "Peers" {
+				return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %d", name, *v.p)
+			}
+			*v.p = math.MaxInt32
 		}
 	}
 	for name, v := range map[string]*struct {
@@ -148,7 +154,7 @@ func New(opt Options) (*Hub, error) {
 	h.group.Panicked = func(name string, v any, stack []byte) {
 		opt.Log.Error("a task panicked", "task", name, "panic", fmt.Sprint(v), "stack", string(stack))
 	}
-	if opt.Handshakes > 0 {
+	if opt.Handshakes < math.MaxInt32 {
 		h.handshakes = rate.NewLimiter(rate.Limit(opt.Handshakes), opt.Handshakes)
 	}
 	h.total = bucket(opt.TotalRate)
@@ -199,11 +205,11 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	src := source(from.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	counted := h.opt.PerAddress > 0 && !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many
+	counted := !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many
 	switch {
 	case h.stopped:
 		return nil, http.StatusServiceUnavailable
-	case h.opt.Clients > 0 && h.places >= h.opt.Clients:
+	case h.places >= h.opt.Clients:
 		h.count.full.Add(1)
 		return nil, http.StatusServiceUnavailable
 	case counted && h.sources[src] >= h.opt.PerAddress:

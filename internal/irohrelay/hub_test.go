@@ -485,7 +485,7 @@ func TestTooManyAreTurnedAway(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for _, o := range []irohrelay.Options{{Queue: -1}, {QueueBytes: 100}, {QueueTotal: 100}, {QueueTotal: -1}, {Standby: -1}, {Peers: -1}, {Idle: -1}, {Write: -1}, {Pong: -1}, {Handshake: -1}} {
+	for _, o := range []irohrelay.Options{{Queue: -1}, {QueueBytes: 100}, {QueueTotal: 100}, {Peers: -1}, {Idle: -1}, {Write: -1}, {Pong: -1}, {Handshake: -1}} {
 		if _, err := irohrelay.New(o); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%+v: %v", o, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -80,20 +81,24 @@ func (c *Config) equal(d *Config) bool {
 		c.AllowPrivate == d.AllowPrivate && slices.Equal(c.Relay, d.Relay) && slices.Equal(c.Own, d.Own)
 }
 
-// Limits bound what callers take. Zero values mean the defaults.
+// Limits bound what callers take. Zero values mean the defaults, negative ones no
+// limit.
 type Limits struct {
 	PerUser        int   // allocations of one user name; 16
 	PerAddress     int   // allocations of one address or IPv6 network; 64
 	Allocations    int   // in all; 4096
 	Conns          int   // TCP and TLS connections in all; 2048
 	ConnsPerSource int   // of one address or IPv6 network; 64
-	Rate           int64 // octets a second of one allocation, each way; 2 MiB; below 0 no limit
+	Rate           int64 // octets a second of one allocation, each way; 2 MiB
 }
 
 func (l Limits) filled() *Limits {
 	num := func(p *int, v int) {
-		if *p <= 0 {
+		switch {
+		case *p == 0:
 			*p = v
+		case *p < 0:
+			*p = math.MaxInt
 		}
 	}
 	num(&l.PerUser, 16)
