@@ -50,6 +50,9 @@ func open(w config.Listener) (net.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
+		if conn, ok := pc.(*net.UDPConn); ok {
+			pc = inlet.Answering(conn)
+		}
 		return &packetSocket{pc}, nil
 	}
 	return net.Listen("tcp", w.Addr)

@@ -293,7 +293,7 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 		return nil
 	}
 	defer leave()
-	if u, ok := pc.(*net.UDPConn); ok {
+	if u, ok := pc.(interface{ SetReadBuffer(int) error }); ok {
 		_ = u.SetReadBuffer(1 << 20) // the system may give less
 	}
 	closing := make(chan struct{})
