@@ -87,6 +87,8 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		if err = shadowsocks.Check(s.Enum(settings.SSCipher), s.Text(settings.SSPassword)); err != nil {
 			return p, err
 		}
+	} else if conf.SSAddr != "" {
+		a.log.Warn("Shadowsocks is not served: ss_password is not set")
 	}
 	p.limits = turnserver.Limits{
 		PerUser: int(config.Limit(conf.TURNMaxPerUser)), PerAddress: int(config.Limit(conf.TURNMaxPerAddress)),
