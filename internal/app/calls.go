@@ -38,9 +38,10 @@ type turnDoor struct {
 type plannedCalls struct {
 	keep   bool // all as they are; the rest does not count
 	turn   *turnserver.Config
+	limits turnserver.Limits
 	cipher *[2]string // and password
 
-	realtime bool
+	realtime *irohrelay.Options
 }
 
 // planCalls checks what a configuration and settings say, and changes nothing.
@@ -64,6 +65,9 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		if p.turn.Relay, err = relayAddrs(s.Text(settings.TURNRelayIP), conf.PublicIP); err != nil {
 			return p, err
 		}
+		if ip, err := netip.ParseAddr(conf.PublicIP); err == nil {
+			p.turn.Own = []netip.Addr{ip}
+		}
 		if err = p.turn.Check(); err != nil {
 			return p, fault.WithHint(err, "see the keys turn_... in docs/operate.md")
 		}
@@ -83,8 +87,20 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		if err = shadowsocks.Check(s.Enum(settings.SSCipher), s.Text(settings.SSPassword)); err != nil {
 			return p, err
 		}
+	} else if conf.SSAddr != "" {
+		a.log.Warn("Shadowsocks is not served: ss_password is not set")
 	}
-	p.realtime = a.relaysPackets(conf, s)
+	p.limits = turnserver.Limits{
+		PerUser: int(config.Limit(conf.TURNMaxPerUser)), PerAddress: int(config.Limit(conf.TURNMaxPerAddress)),
+		Allocations: int(config.Limit(conf.TURNMaxAllocations)), Rate: config.Limit(conf.TURNRate),
+	}
+	if a.relaysPackets(conf, s) {
+		o := realtimeLimits(conf)
+		if err := o.Check(); err != nil {
+			return p, fault.WithHint(err, "see the keys iroh_... in docs/operate.md")
+		}
+		p.realtime = &o
+	}
 	return p, nil
 }
 
@@ -119,14 +135,16 @@ func (a *App) startCalls(p plannedCalls) {
 	if p.keep {
 		return
 	}
-	if p.realtime && a.calls.realtime.Load() == nil {
-		a.startRealtime()
+	if p.realtime != nil && a.calls.realtime.Load() == nil {
+		a.startRealtime(*p.realtime)
 	}
 	if p.turn != nil {
 		if d := a.calls.turn.Load(); d == nil {
-			a.startTURN(*p.turn)
+			a.startTURN(*p.turn, p.limits)
 		} else if err := d.Configure(*p.turn); err != nil {
 			a.log.Error("TURN keeps its old configuration", "err", err) // cannot be: it was checked
+		} else {
+			d.SetLimits(p.limits)
 		}
 	}
 	if p.cipher != nil {
@@ -138,8 +156,8 @@ func (a *App) startCalls(p plannedCalls) {
 	}
 }
 
-func (a *App) startTURN(c turnserver.Config) {
-	srv, err := turnserver.New(turnserver.Options{Config: c, Verbose: a.opt.Env("CHATMAIL_TURN_DEBUG") == "1", Log: a.Log.Logger("turn")})
+func (a *App) startTURN(c turnserver.Config, l turnserver.Limits) {
+	srv, err := turnserver.New(turnserver.Options{Config: c, Limits: l, Verbose: a.opt.Env("CHATMAIL_TURN_DEBUG") == "1", Log: a.Log.Logger("turn")})
 	if err != nil {
 		a.log.Error("calls are not relayed", "err", err) // cannot be: it was checked
 		return
@@ -165,7 +183,7 @@ func (a *App) startShadowsocks(cipher, password string) {
 func (a *App) settleCalls(p plannedCalls) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if !p.realtime && !p.keep {
+	if p.realtime == nil && !p.keep {
 		a.stopRealtime(ctx)
 	}
 	if p.turn == nil && !p.keep {

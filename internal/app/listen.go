@@ -51,6 +51,9 @@ func open(w config.Listener) (net.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
+		if conn, ok := pc.(*net.UDPConn); ok {
+			pc = inlet.Answering(conn)
+		}
 		return &packetSocket{pc}, nil
 	}
 	return net.Listen("tcp", w.Addr)
@@ -359,8 +362,16 @@ func (a *App) serve(b Bound) error {
 			return a.doors.splitter.Serve(b.l)
 		}
 	}
-	return a.web.Serve(b.l, b.TLS)
+	return a.web.Serve(inlet.Limit(b.l, webConns, webConnsPerSource), b.TLS)
 }
+
+// Connections to the site and to the relay for realtime apps that may be open on one
+// port: who only opens them is closed after seconds, and must not take the memory
+// until then. Realtime apps of one address are fewer by a limit of their own.
+const (
+	webConns          = 16384
+	webConnsPerSource = 512
+)
 
 func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr)

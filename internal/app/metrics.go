@@ -105,17 +105,7 @@ func (a *App) samples() metrics.Samples {
 	}
 	n("madmail_federation_received", sum.Inbound)
 
-	if t := a.calls.turn.Load(); t != nil {
-		x := t.Stats()
-		n("madmail_turn_allocations", int64(x.Allocations))
-		n("madmail_turn_allocations_created", x.Created)
-		n("madmail_turn_denied", x.Denied)
-		n("madmail_turn_bytes", x.ToPeers, "to_peers")
-		n("madmail_turn_bytes", x.FromPeers, "from_peers")
-	}
-	if h := a.calls.realtime.Load(); h != nil {
-		n("madmail_iroh_connections", int64(h.Stats().Connections))
-	}
+	a.sampleCalls(n)
 	p := a.push.Stats()
 	n("madmail_push_pending", int64(p.Pending))
 	n("madmail_push_notifications", p.Sent, "sent")
@@ -127,4 +117,56 @@ func (a *App) samples() metrics.Samples {
 	n("madmail_dns_lookups", r.Hits, "cache")
 	n("madmail_dns_lookups", r.Lookups-r.Hits, "server")
 	return s
+}
+
+// sampleCalls adds calls, disguise and realtime apps, as far as they are on.
+func (a *App) sampleCalls(n func(name string, v int64, labels ...string)) {
+	if t := a.calls.turn.Load(); t != nil {
+		x := t.Stats()
+		n("madmail_turn_allocations", int64(x.Allocations))
+		n("madmail_turn_allocations_created", x.Created)
+		n("madmail_turn_denied", x.Denied)
+		n("madmail_turn_bytes", x.ToPeers, "to_peers")
+		n("madmail_turn_bytes", x.FromPeers, "from_peers")
+		n("madmail_turn_connections", int64(x.Connections))
+		n("madmail_turn_refused", x.OverQuota, "quota")
+		n("madmail_turn_refused", x.RefusedPeers, "peer")
+		n("madmail_turn_refused", x.Dropped, "rate")
+		n("madmail_turn_refused", x.Unanswered, "stranger")
+	}
+	if s := a.calls.shadowsocks.Load(); s != nil {
+		x := s.Stats()
+		n("madmail_shadowsocks_connections", int64(x.Connections))
+		n("madmail_shadowsocks_taken", x.Relayed, "relayed")
+		n("madmail_shadowsocks_taken", x.Probes, "probe")
+	}
+	if h := a.calls.realtime.Load(); h != nil {
+		x := h.Stats()
+		n("madmail_iroh_connections", int64(x.Connections))
+		n("madmail_iroh_nodes", int64(x.Nodes))
+		n("madmail_iroh_waiting_bytes", int64(x.Waiting))
+		n("madmail_iroh_accepted", x.Accepted-x.AcceptedWS, "frames")
+		n("madmail_iroh_accepted", x.AcceptedWS, "websocket")
+		for reason, v := range map[string]int64{
+			"full": x.RefusedFull, "address": x.RefusedAddress, "rate": x.RefusedRate, "handshake": x.BadHandshakes, "denied": x.Denied, "version": x.OtherVersions, "silent": x.SilentHandshake,
+		} {
+			n("madmail_iroh_refused", v, reason)
+		}
+		for reason, v := range map[string]int64{"slow": x.SlowWrites, "no_pong": x.NoPong, "frame": x.BadFrames, "evicted": x.Evicted} {
+			n("madmail_iroh_closed", v, reason)
+		}
+		n("madmail_iroh_bytes", x.BytesIn, "in")
+		n("madmail_iroh_bytes", x.BytesOut, "out")
+		n("madmail_iroh_packets", x.PacketsIn, "in")
+		n("madmail_iroh_search_packets", x.DiscoIn)
+		n("madmail_iroh_packets", x.PacketsOut, "out")
+		n("madmail_iroh_dropped", x.DroppedNoDestination, "no_destination")
+		n("madmail_iroh_dropped", x.DroppedQueueFull, "queue_full")
+		n("madmail_iroh_dropped", x.DroppedBytesFull, "bytes_full")
+		n("madmail_iroh_throttled", x.Throttled)
+		n("madmail_stun_answers", x.STUN4, "ipv4")
+		n("madmail_stun_answers", x.STUN6, "ipv6")
+		n("madmail_stun_refused", x.STUNBad, "malformed")
+		n("madmail_stun_refused", x.STUNRefused, "rate")
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"madmail/internal/metrics"
 	"madmail/test/load"
+	"madmail/test/testport"
 )
 
 // TestMetricsOfARealServer: every metric of the table is there before the first
@@ -18,7 +19,11 @@ import (
 func TestMetricsOfARealServer(t *testing.T) {
 	h := newHouse(t)
 	h.listen("openmetrics", "127.0.0.1", h.spare)
-	h.lines["iroh_enable"] = "true"
+	h.lines["iroh_enable"], h.lines["turn_enable"], h.lines["turn_secret"] = "true", "true", `"s3cret"`
+	free := testport.Ports(t, 3)
+	h.lines["iroh_relay_url"] = fmt.Sprintf(`"http://127.0.0.1:%d"`, free[0])
+	h.lines["turn_listen_udp"] = fmt.Sprintf(`"127.0.0.1:%d"`, free[1])
+	h.lines["ss_addr"], h.lines["ss_password"] = fmt.Sprintf(`"127.0.0.1:%d"`, free[2]), `"our secret"`
 	h.write()
 	h.start()
 	get := func(path string) (int, string) {
@@ -38,11 +43,14 @@ func TestMetricsOfARealServer(t *testing.T) {
 	if code != http.StatusOK {
 		t.Fatal(code)
 	}
-	later := map[string]bool{"maddy_smtp_failed_commands": true, "madmail_turn_allocations": true, "madmail_turn_allocations_created": true, "madmail_turn_denied": true, "madmail_turn_bytes": true}
+	later := map[string]bool{"maddy_smtp_failed_commands": true}
 	for _, m := range metrics.Table {
 		if !strings.Contains(text, "\n"+m.Name+"{") && !strings.Contains(text, "\n"+m.Name+" ") && !later[m.Name] {
 			t.Errorf("%s is not there", m.Name)
 		}
+	}
+	if err := pass(t, free[0], h.ports["http"]); err != nil {
+		t.Error(err)
 	}
 	h.login("somebody")
 	s, err := h.target().NewSender("alicealice")
@@ -58,6 +66,7 @@ func TestMetricsOfARealServer(t *testing.T) {
 	}
 	_, text = get("/metrics")
 	for _, want := range []string{
+		"\nmadmail_iroh_packets{direction=\"in\"} 1\n", "\nmadmail_iroh_packets{direction=\"out\"} 1\n", "\nmadmail_iroh_accepted{form=\"frames\"} 2\n",
 		"\nmadmail_accounts 2\n", "\nmadmail_copies_stored 1\n", "\nmadmail_imap_sessions 1\n", `maddy_smtp_smtp_completed_transactions{module="submission"} 1`,
 		`maddy_smtp_started_transactions{module="smtp"} 1`, `maddy_smtp_failed_commands{command="RCPT",module="smtp",smtp_code="550",smtp_enchcode="5.7.1"} 1`,
 	} {

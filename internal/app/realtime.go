@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"madmail/internal/config"
+	"madmail/internal/inlet"
 	"madmail/internal/irohrelay"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
@@ -27,10 +29,20 @@ func (a *App) relaysPackets(conf *config.Config, s *settings.Snapshot) bool {
 	return conf.IrohEnable || err == nil && a.isHere(u.Hostname())
 }
 
-func (a *App) startRealtime() {
-	h, err := irohrelay.New(irohrelay.Options{Log: a.Log.Logger("iroh")})
+// realtimeLimits are those of the configuration.
+func realtimeLimits(c *config.Config) irohrelay.Options {
+	n := func(text string) int { return int(min(config.Limit(text), math.MaxInt32)) }
+	return irohrelay.Options{
+		Clients: n(c.IrohMaxClients), PerAddress: n(c.IrohMaxPerAddress), Handshakes: n(c.IrohMaxHandshakes), Standby: n(c.IrohMaxStandby),
+		Rate: config.Limit(c.IrohRate), TotalRate: config.Limit(c.IrohTotalRate), QueueBytes: n(c.IrohQueue), QueueTotal: n(c.IrohQueueTotal),
+	}
+}
+
+func (a *App) startRealtime(o irohrelay.Options) {
+	o.Log = a.Log.Logger("iroh")
+	h, err := irohrelay.New(o)
 	if err != nil {
-		a.log.Error("realtime channels are not relayed", "err", err) // cannot be: these are the defaults
+		a.log.Error("realtime channels are not relayed", "err", err) // cannot be: they were checked
 		return
 	}
 	a.calls.realtime.Store(h)
@@ -49,13 +61,14 @@ func (a *App) stopRealtime(ctx context.Context) {
 
 // serveRealtime serves a socket of the relay. It closes one that came too late.
 func (a *App) serveRealtime(b Bound) error {
+	h := a.calls.realtime.Load()
+	if h == nil {
+		return b.l.Close()
+	}
 	if p, ok := b.l.(*packetSocket); ok {
-		return irohrelay.ServeSTUN(p.PacketConn)
+		return h.ServeSTUN(p.PacketConn)
 	}
-	if h := a.calls.realtime.Load(); h != nil {
-		return h.Serve(b.l)
-	}
-	return b.l.Close()
+	return h.Serve(inlet.Limit(b.l, webConns, webConnsPerSource))
 }
 
 // relayURL is what clients are told of the relay for realtime channels, or "".

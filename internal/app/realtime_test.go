@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -117,6 +118,35 @@ func TestRealtimeChannelsAreAnnouncedAndSwitched(t *testing.T) {
 	h.write()
 	h.must("reload", `{}`)
 	check(true, "on the site", fmt.Sprintf("http://127.0.0.1:%d", h.ports["http"]), port)
+}
+
+func TestLimitsOfTheRelay(t *testing.T) {
+	h := newHouse(t)
+	free := testport.Ports(t, 2)
+	h.lines["iroh_relay_url"], h.lines["turn_port"] = fmt.Sprintf(`"http://127.0.0.1:%d"`, free[0]), strconv.Itoa(free[1])
+	h.lines["iroh_max_clients"] = "1"
+	h.write()
+	h.start()
+	var status irohtest.Status
+	if err := pass(t, free[0], free[0]); !errors.As(err, &status) || status != 503 {
+		t.Errorf("a second client: %v, want 503", err)
+	}
+	h.lines["iroh_max_clients"] = "0"
+	h.write()
+	h.must("reload", `{}`)
+	h.must("iroh.enable", `{"Enabled":false}`)
+	h.must("iroh.enable", `{"Enabled":true}`)
+	if err := pass(t, free[0], free[0]); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+	h.lines["iroh_queue"] = `"1K"`
+	h.write()
+	if _, err := h.op("reload", `{}`); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a queue that holds no packet: %v", err)
+	}
+	if err := pass(t, free[0], free[0]); err != nil {
+		t.Errorf("after what was refused: %v", err)
+	}
 }
 
 func TestRelaysOfOthersAreOnlyAnnounced(t *testing.T) {

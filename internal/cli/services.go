@@ -3,9 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
+	"madmail/internal/invite"
 	"madmail/internal/ops"
 )
 
@@ -45,7 +48,7 @@ func (s *shell) proxy() *cobra.Command {
 		s.proxyStatus(), s.proxyEnable("enable", "Serve it, where it is configured", true), s.proxyEnable("disable", "Close its port and end its connections", false),
 		s.proxyCipher(), s.proxyPassword())
 	c.Aliases = []string{"pr"}
-	s.unlessCommand(c, s.proxyShow)
+	s.unlessCommand(c, func() error { return s.proxyShow(s.onTerminal()) })
 	return c
 }
 
@@ -60,7 +63,14 @@ func (s *shell) unlessCommand(c *cobra.Command, run func() error) {
 	}
 }
 
-func (s *shell) proxyShow() error {
+// onTerminal reports whether somebody reads the output as it comes.
+func (s *shell) onTerminal() bool {
+	f, ok := s.out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// proxyShow tells how it is, with the link as a code for cameras if wanted.
+func (s *shell) proxyShow(code bool) error {
 	var p ops.Proxy
 	if err := s.call("proxy.status", nil, &p); err != nil {
 		return err
@@ -72,12 +82,20 @@ func (s *shell) proxyShow() error {
 		}
 		fmt.Fprintf(w, "Shadowsocks is %s\nPort: %s\nCipher: %s (%s)\nURL: %s\n",
 			map[bool]string{true: "ENABLED", false: "DISABLED"}[p.Enabled], p.Port, p.Cipher, p.CipherSource, p.URL)
+		if picture, err := invite.Terminal(p.URL); code && err == nil { // else the link is too long for one
+			fmt.Fprintf(w, "\n%s", picture)
+		}
 	})
 }
 
 func (s *shell) proxyStatus() *cobra.Command {
-	return &cobra.Command{Use: "status", Short: "Tell how it is, and the link for clients", Args: cobra.NoArgs, Example: "  madmail proxy status",
-		RunE: func(*cobra.Command, []string) error { return s.proxyShow() }}
+	var code bool
+	c := &cobra.Command{Use: "status", Short: "Tell how it is, and the link for clients", Args: cobra.NoArgs, Example: "  madmail proxy status --qr",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return s.proxyShow(code || s.onTerminal() && !c.Flags().Changed("qr"))
+		}}
+	c.Flags().BoolVar(&code, "qr", false, "the link as a QR code, too (default: on a terminal)")
+	return c
 }
 
 func (s *shell) proxyEnable(use, short string, on bool) *cobra.Command {

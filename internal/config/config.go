@@ -77,6 +77,10 @@ type Config struct {
 	TURNRelayPortMax   string `toml:"turn_relay_port_max" kind:"port" setting:"__TURN_RELAY_PORT_MAX__"`
 	TURNPrivatePeers   bool   `toml:"turn_allow_private_peers"`
 	TURNTestForceRelay bool   `toml:"turn_test_force_relay"`
+	TURNMaxPerUser     string `toml:"turn_max_per_user" kind:"count"`
+	TURNMaxPerAddress  string `toml:"turn_max_per_address" kind:"count"`
+	TURNMaxAllocations string `toml:"turn_max_allocations" kind:"count"`
+	TURNRate           string `toml:"turn_rate" kind:"size"`
 
 	AdminPath    string `toml:"admin_path" setting:"__ADMIN_PATH__"`
 	AdminWebPath string `toml:"admin_web_path" setting:"__ADMIN_WEB_PATH__"`
@@ -86,12 +90,20 @@ type Config struct {
 
 	AutoCreate string `toml:"auth_auto_create" kind:"bool" setting:"__REGISTRATION_OPEN__"`
 
-	IrohEnable     bool   `toml:"iroh_enable"`
-	IrohRelayURL   string `toml:"iroh_relay_url" setting:"__IROH_RELAY_URL__"`
-	SSAddr         string `toml:"ss_addr" kind:"listen"`
-	SSPassword     string `toml:"ss_password" setting:"__SS_PASSWORD__"`
-	SSCipher       string `toml:"ss_cipher" setting:"__SS_CIPHER__"`
-	SSAllowedPorts string `toml:"ss_allowed_ports" kind:"ports"`
+	IrohEnable        bool   `toml:"iroh_enable"`
+	IrohRelayURL      string `toml:"iroh_relay_url" setting:"__IROH_RELAY_URL__"`
+	IrohMaxClients    string `toml:"iroh_max_clients" kind:"count"`
+	IrohMaxPerAddress string `toml:"iroh_max_per_address" kind:"count"`
+	IrohMaxHandshakes string `toml:"iroh_max_handshakes" kind:"count"`
+	IrohMaxStandby    string `toml:"iroh_max_standby" kind:"count"`
+	IrohRate          string `toml:"iroh_rate" kind:"size"`
+	IrohTotalRate     string `toml:"iroh_total_rate" kind:"size"`
+	IrohQueue         string `toml:"iroh_queue" kind:"size"`
+	IrohQueueTotal    string `toml:"iroh_queue_total" kind:"size"`
+	SSAddr            string `toml:"ss_addr" kind:"listen"`
+	SSPassword        string `toml:"ss_password" setting:"__SS_PASSWORD__"`
+	SSCipher          string `toml:"ss_cipher" setting:"__SS_CIPHER__"`
+	SSAllowedPorts    string `toml:"ss_allowed_ports" kind:"ports"`
 
 	DefaultQuota           string `toml:"default_quota" kind:"size"`
 	AppendLimit            string `toml:"appendlimit" kind:"size" setting:"__APPENDLIMIT__"`
@@ -434,7 +446,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	case unstable.String:
 		plain = true
 	case unstable.Integer:
-		if plain = slices.Contains([]string{"bool", "size", "duration", "port", "factor"}, f.kind); plain {
+		if plain = slices.Contains([]string{"bool", "size", "duration", "port", "factor", "count"}, f.kind); plain {
 			i, err := strconv.ParseInt(text, 0, 64)
 			if err != nil {
 				return "not a number", "write a whole number"
@@ -461,6 +473,19 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	return what, hint
 }
 
+// Limit reads a value of kind count or size that limits something: 0 when it is
+// not set, below 0 when there is to be no limit.
+func Limit(text string) int64 {
+	if text == "" {
+		return 0
+	}
+	n, err := units.ParseSize(text) // it was checked
+	if err != nil || n == 0 {
+		return -1
+	}
+	return n
+}
+
 // check looks at the text of a value.
 func check(f field, text string) (what, hint string) {
 	if text == "" && (f.kind == "domain" || f.kind == "ip") {
@@ -481,6 +506,9 @@ func check(f field, text string) (what, hint string) {
 	case "duration":
 		_, err = units.ParseDuration(text)
 		hint = `write a number with s, m, h or d, as in "24h"`
+	case "count":
+		_, err = strconv.ParseUint(text, 10, 31)
+		hint = "write a whole number; 0 is no limit"
 	case "port":
 		_, err = units.ParsePort(text)
 		hint = "ports are 1 to 65535"

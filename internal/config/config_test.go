@@ -146,7 +146,7 @@ password_min_length = 9
 func TestEveryKeyTakesAValue(t *testing.T) {
 	good := map[string]string{
 		"goBool": "true", "int": "9", "list": `"a.example.org"`, "": `"text"`, "listen": `"127.0.0.1:2525"`, "size": `"1G"`, "duration": `"1h"`,
-		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5",
+		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5", "count": "7",
 		"networks": `"127.0.0.1 10.0.0.0/8"`, "ports": `"465, 993"`, "servers": `"127.0.0.1 [::1]:5353"`,
 	}
 	for _, key := range Keys() {
@@ -167,6 +167,26 @@ func TestEveryKeyTakesAValue(t *testing.T) {
 			t.Errorf("%s: %v", key, problems)
 		} else if reflect.ValueOf(c).Elem().Field(f.index).IsZero() {
 			t.Errorf("%s was read and not kept", strings.TrimSpace(line))
+		}
+	}
+}
+
+func TestLimitsMayBeLifted(t *testing.T) {
+	c, problems := Parse("test.toml", []byte("iroh_max_clients = 0\nturn_rate = \"1M\"\n[turn]\nmax_per_user = \"3\"\n"))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, x := range []struct {
+		text string
+		want int64
+	}{{c.IrohMaxClients, -1}, {c.TURNRate, 1 << 20}, {c.TURNMaxPerUser, 3}, {c.TURNMaxPerAddress, 0}} {
+		if got := Limit(x.text); got != x.want {
+			t.Errorf("%q: %d, want %d", x.text, got, x.want)
+		}
+	}
+	for _, line := range []string{"iroh_max_clients = -1", "iroh_max_clients = 1.5", `iroh_max_clients = "many"`, "turn_max_per_user = 3000000000", "iroh_max_standby = true", `iroh_rate = "fast"`} {
+		if _, problems := Parse("test.toml", []byte(line+"\n")); len(problems) != 1 {
+			t.Errorf("%s: %v", line, problems)
 		}
 	}
 }

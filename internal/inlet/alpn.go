@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/netip"
-	"sync"
 	"time"
 
 	"madmail/internal/task"
@@ -103,44 +101,6 @@ func (t *tap) Read(p []byte) (int, error) {
 func (t *tap) Write(p []byte) (int, error)      { return len(p), nil }
 func (t *tap) SetWriteDeadline(time.Time) error { return nil }
 func (t *tap) Close() error                     { return nil }
-
-// slots are places for connections that are looked at.
-type slots struct {
-	perSource int // 0 is no limit
-
-	mu    sync.Mutex // guards the fields below
-	taken int
-	by    map[netip.Addr]int
-}
-
-// take takes a place and returns how to give it back, or nil when there is none.
-func (s *slots) take(from net.Addr) (give func()) {
-	var ip netip.Addr
-	if a, ok := from.(*net.TCPAddr); ok && s.perSource > 0 {
-		if ip = a.AddrPort().Addr().Unmap().WithZone(""); ip.Is6() {
-			p, _ := ip.Prefix(64) // it has 128 bits
-			ip = p.Addr()
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.taken >= maxDeciding || s.perSource > 0 && s.by[ip] >= s.perSource {
-		return nil
-	}
-	if s.by == nil {
-		s.by = make(map[netip.Addr]int)
-	}
-	s.taken++
-	s.by[ip]++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.taken--
-		if s.by[ip]--; s.by[ip] == 0 {
-			delete(s.by, ip)
-		}
-	}
-}
 
 // serve gives each connection of l to begin, in a goroutine that holds a place.
 // When there is none the connection is closed.

@@ -232,6 +232,63 @@ func TestPlacesAreLimited(t *testing.T) {
 	}
 }
 
+func TestOpenConnectionsAreLimited(t *testing.T) {
+	at := func(ip string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(ip), 4711) }
+	in := New(&net.TCPAddr{})
+	l := Limit(in, 4, 2)
+	var group sync.WaitGroup
+	accepted := make(chan net.Conn, 10)
+	group.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- conn
+		}
+	})
+	open := func(ip string) (far net.Conn, isIn bool) {
+		t.Helper()
+		far, err := in.Dial(t.Context(), at(ip))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		group.Go(func() { defer close(ended); _, _ = far.Read(make([]byte, 1)) })
+		select {
+		case conn := <-accepted:
+			t.Cleanup(func() { conn.Close() })
+			group.Go(func() { <-ended; conn.Close() })
+			return far, true
+		case <-ended:
+			return far, false
+		}
+	}
+	one, _ := open("192.0.2.1")
+	for _, c := range []struct {
+		ip string
+		in bool
+	}{
+		{"192.0.2.1", true}, {"::ffff:192.0.2.1", false}, {"127.0.0.1", true}, {"127.0.0.1", true}, {"127.0.0.1", false}, {"192.0.2.2", false},
+	} {
+		far, isIn := open(c.ip)
+		defer far.Close()
+		if isIn != c.in {
+			t.Errorf("%s: %v, want %v", c.ip, isIn, c.in)
+		}
+	}
+	one.Close()
+	for len(accepted) == 0 { // the place is given back by the other side of the pipe
+		far, isIn := open("192.0.2.2")
+		defer far.Close()
+		if isIn {
+			break
+		}
+	}
+	l.Close()
+	t.Cleanup(group.Wait)
+}
+
 func TestStopEndsWhatIsUndecided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSplitter(New(nil), nil)

@@ -68,6 +68,7 @@ func (c *conn) abort() {
 	c.once.Do(func() {
 		c.mu.Lock()
 		c.closed = true
+		c.hub.waiting.Add(int64(-c.bytes))
 		c.urgent, c.data, c.bytes = fifo{}, fifo{}, 0
 		c.mu.Unlock()
 		nc := c.nc
@@ -342,6 +343,12 @@ func (c *conn) enqueue(k class, frame []byte) outcome {
 	case c.bytes+len(frame) > c.hub.opt.QueueBytes:
 		return tooLong
 	}
+	// What the hub itself has to say is short, and never more than a queue full.
+	all := c.hub.waiting.Add(int64(len(frame)))
+	if fits := c.bytes+len(frame) <= c.hub.share(all-int64(len(frame))) || c.bytes == 0 && all <= int64(c.hub.opt.QueueTotal); !fits && k != control {
+		c.hub.waiting.Add(int64(-len(frame)))
+		return tooLong
+	}
 	c.waiting[k]++
 	c.bytes += len(frame)
 	if k == data {
@@ -377,6 +384,7 @@ func (c *conn) take(buf []byte) (filled, long []byte) {
 		frame, k := q.pop()
 		c.waiting[k]--
 		c.bytes -= len(frame)
+		c.hub.waiting.Add(int64(-len(frame)))
 		if !fits {
 			return buf, frame
 		}

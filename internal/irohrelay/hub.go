@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -39,15 +40,16 @@ import (
 )
 
 // Options make a hub. Zero values mean the defaults, negative ones no limit
-// where that is said.
+// where there can be none.
 type Options struct {
-	Clients    int   // connections in all; 10,000; negative: no limit
-	PerAddress int   // connections of one IPv4 address or IPv6 /64, loopback aside; 64; negative: no limit
-	Handshakes int   // a second, in all; 200; negative: no limit
-	Rate       int64 // octets a second that one connection sends; 4 MiB; negative: no limit
+	Clients    int   // connections in all; 10,000
+	PerAddress int   // connections of one IPv4 address or IPv6 /64, loopback aside; 64
+	Handshakes int   // a second, in all, of which one address has an eighth, loopback aside; 200
+	Rate       int64 // octets a second that one connection sends; 4 MiB
 	TotalRate  int64 // octets a second that all send; no limit
 	Queue      int   // packets that wait for one connection, of each sort; 512
 	QueueBytes int   // octets that wait for one connection; 4 MiB
+	QueueTotal int   // octets that wait for all connections; 64 MiB
 	Standby    int   // older connections of one client that stay; 3
 	Peers      int   // of one client, who are told when it is gone; 1024
 
@@ -61,20 +63,25 @@ type Options struct {
 	Log   *slog.Logger
 }
 
+// Check tells what is wrong with options. Errors are fault.Invalid.
+func (o Options) Check() error { return o.fill() }
+
 func (o *Options) fill() error {
 	for name, v := range map[string]*struct {
 		p   *int
 		def int
 	}{
 		"Clients": {&o.Clients, 10000}, "PerAddress": {&o.PerAddress, 64}, "Handshakes": {&o.Handshakes, 200},
-		"Queue": {&o.Queue, 512}, "QueueBytes": {&o.QueueBytes, 4 << 20}, "Standby": {&o.Standby, 3}, "Peers": {&o.Peers, 1024},
+		"Queue": {&o.Queue, 512}, "QueueBytes": {&o.QueueBytes, 4 << 20}, "QueueTotal": {&o.QueueTotal, 64 << 20}, "Standby": {&o.Standby, 3}, "Peers": {&o.Peers, 1024},
 	} {
 		if *v.p == 0 {
 			*v.p = v.def
 		}
-		unlimited := name == "Clients" || name == "PerAddress" || name == "Handshakes"
-		if *v.p < 0 && !unlimited {
-			return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %d", name, *v.p)
+		if *v.p < 0 {
+			if name == "Queue" || name == "Peers" {
+				return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %d", name, *v.p)
+			}
+			*v.p = math.MaxInt32
 		}
 	}
 	for name, v := range map[string]*struct {
@@ -90,8 +97,8 @@ func (o *Options) fill() error {
 			return fault.Newf(fault.Invalid, "irohrelay: %s cannot be %v", name, *v.p)
 		}
 	}
-	if o.QueueBytes < HeaderSize+maxPayload {
-		return fault.Newf(fault.Invalid, "irohrelay: QueueBytes %d is less than one frame", o.QueueBytes)
+	if least := HeaderSize + maxPayload; o.QueueBytes < least || o.QueueTotal < least {
+		return fault.Newf(fault.Invalid, "irohrelay: QueueBytes %d or QueueTotal %d is less than one frame", o.QueueBytes, o.QueueTotal)
 	}
 	if o.Rate == 0 {
 		o.Rate = 4 << 20
@@ -112,6 +119,7 @@ type Hub struct {
 	cancel     context.CancelFunc
 	group      task.Group
 	count      counters
+	waiting    atomic.Int64 // octets that wait for all connections
 
 	mu      sync.RWMutex // guards the fields below
 	stopped bool
@@ -120,6 +128,8 @@ type Hub struct {
 	conns   map[*conn]struct{} // the ones that shake hands included
 	places  int                // taken, before a connection is made too
 	sources map[netip.Addr]int
+	second  time.Time          // when fresh was begun
+	fresh   map[netip.Addr]int // handshakes since
 }
 
 // node is one client, which may be connected more than once: it may know this
@@ -138,13 +148,13 @@ func New(opt Options) (*Hub, error) {
 	}
 	h := &Hub{
 		opt: opt, servers: make(map[*http.Server]struct{}), nodes: make(map[NodeID]*node),
-		conns: make(map[*conn]struct{}), sources: make(map[netip.Addr]int),
+		conns: make(map[*conn]struct{}), sources: make(map[netip.Addr]int), fresh: make(map[netip.Addr]int),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.group.Panicked = func(name string, v any, stack []byte) {
 		opt.Log.Error("a task panicked", "task", name, "panic", fmt.Sprint(v), "stack", string(stack))
 	}
-	if opt.Handshakes > 0 {
+	if opt.Handshakes < math.MaxInt32 {
 		h.handshakes = rate.NewLimiter(rate.Limit(opt.Handshakes), opt.Handshakes)
 	}
 	h.total = bucket(opt.TotalRate)
@@ -195,15 +205,18 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	src := source(from.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	counted := h.opt.PerAddress > 0 && !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many
+	counted := !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many
 	switch {
 	case h.stopped:
 		return nil, http.StatusServiceUnavailable
-	case h.opt.Clients > 0 && h.places >= h.opt.Clients:
+	case h.places >= h.opt.Clients:
 		h.count.full.Add(1)
 		return nil, http.StatusServiceUnavailable
 	case counted && h.sources[src] >= h.opt.PerAddress:
 		h.count.perAddress.Add(1)
+		return nil, http.StatusTooManyRequests
+	case h.handshakes != nil && counted && h.freshOf(src) >= max(1, h.opt.Handshakes/8):
+		h.count.tooFast.Add(1)
 		return nil, http.StatusTooManyRequests
 	case h.handshakes != nil && !h.handshakes.Allow():
 		h.count.tooFast.Add(1)
@@ -212,6 +225,7 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	h.places++
 	if counted {
 		h.sources[src]++
+		h.fresh[src]++
 	}
 	return sync.OnceFunc(func() {
 		h.mu.Lock()
@@ -225,6 +239,23 @@ func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
 	}), 0
 }
 
+// freshOf is how many connections of a source began in this second. No more are
+// counted than the limit on all lets in.
+func (h *Hub) freshOf(src netip.Addr) int {
+	if now := time.Now(); now.Sub(h.second) >= time.Second {
+		h.second = now
+		clear(h.fresh)
+	}
+	return h.fresh[src]
+}
+
+// share is how much may wait for one connection while this much waits for all: a
+// sixteenth of what is free. Few slow readers have as much as they like, many
+// have little, and never is everything taken.
+func (h *Hub) share(waiting int64) int {
+	return int(max(0, int64(h.opt.QueueTotal)-waiting) / 16)
+}
+
 // adopt starts a connection whose upgrade was answered. It reports whether it
 // took it over, with its place.
 func (h *Hub) adopt(nc net.Conn, from netip.AddrPort, give func()) bool {
@@ -236,6 +267,9 @@ func (h *Hub) adopt(nc net.Conn, from netip.AddrPort, give func()) bool {
 	}
 	h.conns[c] = struct{}{}
 	h.count.accepted.Add(1)
+	if _, ok := nc.(*webSocket); ok {
+		h.count.browsers.Add(1)
+	}
 	h.group.Go("relay client", func() {
 		defer give()
 		defer func() {
@@ -325,12 +359,13 @@ func (h *Hub) find(id NodeID) *conn {
 
 // counters are what a hub did since it was made.
 type counters struct {
-	accepted, closed, evicted                             atomic.Int64
+	accepted, browsers, closed, evicted                   atomic.Int64
 	full, perAddress, tooFast                             atomic.Int64
 	badHandshake, denied, otherVersion, silent            atomic.Int64
 	badFrames, ignored, pings, pongs, asked, noPong, slow atomic.Int64
 	bytesIn, bytesOut, packetsIn, packetsOut, discoIn     atomic.Int64
 	noDestination, queueFull, bytesFull, gone, throttled  atomic.Int64
+	stun4, stun6, stunBad, stunTooMany                    atomic.Int64
 }
 
 // Stats is how a hub is, and what it did since it was made.
@@ -338,7 +373,10 @@ type Stats struct {
 	Connections int `json:"connections"` // now
 	Nodes       int `json:"nodes"`       // clients, now
 
+	Waiting int `json:"waiting"` // octets that wait to be written, now
+
 	Accepted        int64 `json:"accepted"`
+	AcceptedWS      int64 `json:"accepted_websocket"` // of those
 	Closed          int64 `json:"closed"`
 	Evicted         int64 `json:"evicted"`          // older connections of one client that made room
 	RefusedFull     int64 `json:"refused_full"`     // by the limit on all connections
@@ -368,6 +406,11 @@ type Stats struct {
 	BadFrames    int64 `json:"bad_frames"`
 	Ignored      int64 `json:"ignored"`
 	GoneMessages int64 `json:"gone_messages"`
+
+	STUN4       int64 `json:"stun_v4"` // answers
+	STUN6       int64 `json:"stun_v6"`
+	STUNBad     int64 `json:"stun_bad"`      // what is no request
+	STUNRefused int64 `json:"stun_too_many"` // requests over the limit of their source
 }
 
 // Stats returns how the hub is.
@@ -377,12 +420,13 @@ func (h *Hub) Stats() Stats {
 	h.mu.RUnlock()
 	c := &h.count
 	return Stats{
-		Connections: conns, Nodes: nodes,
-		Accepted: c.accepted.Load(), Closed: c.closed.Load(), Evicted: c.evicted.Load(), RefusedFull: c.full.Load(), RefusedAddress: c.perAddress.Load(),
+		Connections: conns, Nodes: nodes, Waiting: int(h.waiting.Load()),
+		Accepted: c.accepted.Load(), AcceptedWS: c.browsers.Load(), Closed: c.closed.Load(), Evicted: c.evicted.Load(), RefusedFull: c.full.Load(), RefusedAddress: c.perAddress.Load(),
 		RefusedRate: c.tooFast.Load(), BadHandshakes: c.badHandshake.Load(), Denied: c.denied.Load(), OtherVersions: c.otherVersion.Load(), SilentHandshake: c.silent.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), DiscoIn: c.discoIn.Load(),
 		Throttled: c.throttled.Load(), DroppedNoDestination: c.noDestination.Load(), DroppedQueueFull: c.queueFull.Load(), DroppedBytesFull: c.bytesFull.Load(),
 		Pings: c.pings.Load(), Pongs: c.pongs.Load(), Asked: c.asked.Load(), NoPong: c.noPong.Load(), SlowWrites: c.slow.Load(), BadFrames: c.badFrames.Load(),
 		Ignored: c.ignored.Load(), GoneMessages: c.gone.Load(),
+		STUN4: c.stun4.Load(), STUN6: c.stun6.Load(), STUNBad: c.stunBad.Load(), STUNRefused: c.stunTooMany.Load(),
 	}
 }

@@ -71,7 +71,7 @@ func (h *house) stop() {
 	if err := h.Stop(ctx); err != nil {
 		h.t.Errorf("a second stop: %v", err)
 	}
-	if s := h.Stats(); s.Connections != 0 || s.Nodes != 0 {
+	if s := h.Stats(); s.Connections != 0 || s.Nodes != 0 || s.Waiting != 0 {
 		h.t.Errorf("after the stop: %+v", s)
 	}
 }
@@ -383,18 +383,57 @@ func TestQueuesAreBounded(t *testing.T) {
 	t.Error("it did not come")
 }
 
+// Many who do not read take from each other, and not from those who do: what waits
+// for all is bounded, and some of it is always free.
+func TestSlowReadersShareWhatMayWait(t *testing.T) {
+	const total, readers = 2 << 20, 40
+	h := open(t, irohrelay.Options{Rate: -1, Handshakes: -1, Write: 10 * time.Second, QueueTotal: total}, "127.0.0.1:0")
+	flood, a, b := h.dial(irohtest.Key()), h.dial(irohtest.Key()), h.dial(irohtest.Key())
+	var stuck []*irohtest.Client
+	for range readers {
+		c := h.dial(irohtest.Key())
+		if err := c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			t.Fatal(err)
+		}
+		stuck = append(stuck, c)
+	}
+	packet := make([]byte, 1400)
+	// Until each has filled the buffers of its socket and then its queue.
+	h.until("all are full", func(s irohrelay.Stats) bool {
+		for _, c := range stuck {
+			for range 100 {
+				if err := flood.Send(c.ID, packet); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return s.DroppedBytesFull > 10_000 && s.Waiting > total/2
+	})
+	for range 100 {
+		if err := a.Send(b.ID, packet); err != nil {
+			t.Fatal(err)
+		}
+		h.gets(b, a.ID, packet)
+	}
+	if s := h.Stats(); s.Waiting > total-len(packet) {
+		t.Errorf("%d octets wait, of %d", s.Waiting, total)
+	}
+}
+
 func TestTooManyAreTurnedAway(t *testing.T) {
 	for name, c := range map[string]struct {
 		opt  irohrelay.Options
 		from []string
 		want int
 	}{
-		"in all":           {irohrelay.Options{Clients: 2}, []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"}, 503},
-		"of one address":   {irohrelay.Options{PerAddress: 2}, []string{"192.0.2.1:1", "192.0.2.1:2", "[::ffff:192.0.2.1]:3"}, 429},
-		"of one network":   {irohrelay.Options{PerAddress: 2}, []string{"[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8::ffff:3]:3"}, 429},
-		"in a second":      {irohrelay.Options{Handshakes: 2}, []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"}, 503},
-		"of many networks": {irohrelay.Options{PerAddress: 1}, []string{"[2001:db8::1]:1", "[2001:db8:0:1::1]:2", "192.0.2.1:1"}, 0},
-		"of a proxy":       {irohrelay.Options{PerAddress: 1}, []string{"127.0.0.1:1", "127.0.0.1:2", "[::1]:3", "[::1]:4"}, 0},
+		"in all":                     {irohrelay.Options{Clients: 2}, []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"}, 503},
+		"of one address":             {irohrelay.Options{PerAddress: 2}, []string{"192.0.2.1:1", "192.0.2.1:2", "[::ffff:192.0.2.1]:3"}, 429},
+		"of one network":             {irohrelay.Options{PerAddress: 2}, []string{"[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8::ffff:3]:3"}, 429},
+		"in a second":                {irohrelay.Options{Handshakes: 2}, []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"}, 503},
+		"of one address in a second": {irohrelay.Options{Handshakes: 16}, []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3"}, 429},
+		"of others in a second":      {irohrelay.Options{Handshakes: 16}, []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1"}, 0},
+		"of many networks":           {irohrelay.Options{PerAddress: 1}, []string{"[2001:db8::1]:1", "[2001:db8:0:1::1]:2", "192.0.2.1:1"}, 0},
+		"of a proxy":                 {irohrelay.Options{PerAddress: 1}, []string{"127.0.0.1:1", "127.0.0.1:2", "[::1]:3", "[::1]:4"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, c.opt, "127.0.0.1:0")
@@ -446,7 +485,7 @@ func TestTooManyAreTurnedAway(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for _, o := range []irohrelay.Options{{Queue: -1}, {QueueBytes: 100}, {Standby: -1}, {Peers: -1}, {Idle: -1}, {Write: -1}, {Pong: -1}, {Handshake: -1}} {
+	for _, o := range []irohrelay.Options{{Queue: -1}, {QueueBytes: 100}, {QueueTotal: 100}, {Peers: -1}, {Idle: -1}, {Write: -1}, {Pong: -1}, {Handshake: -1}} {
 		if _, err := irohrelay.New(o); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%+v: %v", o, err)
 		}
@@ -756,8 +795,9 @@ func TestSTUNOverUDP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := open(t, irohrelay.Options{}, "127.0.0.1:0")
 	done := make(chan error, 1)
-	go func() { done <- irohrelay.ServeSTUN(pc) }()
+	go func() { done <- h.ServeSTUN(pc) }()
 	c, err := net.Dial("udp", pc.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -772,6 +812,9 @@ func TestSTUNOverUDP(t *testing.T) {
 	n, err := c.Read(b)
 	if err != nil || n != 32 || binary.BigEndian.Uint16(b[26:])^0x2112 != netip.MustParseAddrPort(c.LocalAddr().String()).Port() {
 		t.Errorf("%x, %v", b[:n], err)
+	}
+	if s := h.Stats(); s.STUN4 != 1 || s.STUN6 != 0 || s.STUNBad != 1 {
+		t.Errorf("counted %+v", s)
 	}
 	pc.Close()
 	if err := <-done; err != nil {

@@ -75,7 +75,7 @@ const (
 
 // ServeSTUN answers on a socket until it is closed. Errors are those of a socket
 // that does not work any more.
-func ServeSTUN(pc net.PacketConn) error {
+func (h *Hub) ServeSTUN(pc net.PacketConn) error {
 	var second time.Time
 	sources := make(map[netip.Addr]int)
 	buf := make([]byte, 1500)
@@ -97,6 +97,7 @@ func ServeSTUN(pc net.PacketConn) error {
 		}
 		answer, ok := STUNResponse(buf[:n], from)
 		if !ok {
+			h.count.stunBad.Add(1)
 			continue
 		}
 		if now := time.Now(); now.Sub(second) >= time.Second {
@@ -105,9 +106,15 @@ func ServeSTUN(pc net.PacketConn) error {
 		}
 		src := source(from.Addr())
 		if count := sources[src]; count >= stunPerSource || count == 0 && len(sources) >= stunSources {
+			h.count.stunTooMany.Add(1)
 			continue
 		}
 		sources[src]++
+		if src.Is4() {
+			h.count.stun4.Add(1)
+		} else {
+			h.count.stun6.Add(1)
+		}
 		_, _ = pc.WriteTo(answer, addr) // they ask again
 	}
 }

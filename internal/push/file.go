@@ -1,12 +1,12 @@
 package push
 
 import (
-	"container/heap"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,36 +20,41 @@ const maxFile = 16 << 10
 
 // format writes a pending file: address, unix time of the first message, token, a
 // line each, as earlier versions and the official network have it.
-func format(w *wake) string {
-	return w.who.Wire() + "\n" + strconv.FormatInt(w.first.Unix(), 10) + "\n" + w.token + "\n"
+func format(who address.Addr, first time.Time, token string) string {
+	return who.Wire() + "\n" + strconv.FormatInt(first.Unix(), 10) + "\n" + token + "\n"
 }
 
 // parse reads what format writes. The error is of kind fault.Invalid.
-func parse(text string) (k key, first time.Time, err error) {
+func parse(text string) (who address.Addr, first time.Time, token string, err error) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) != 3 || lines[2] == "" {
-		return key{}, time.Time{}, fault.New(fault.Invalid, "push: a pending file has three lines")
+		return who, first, "", fault.New(fault.Invalid, "push: a pending file has three lines")
 	}
-	who, err := address.Parse(lines[0])
-	if err != nil {
-		return key{}, time.Time{}, fault.Wrap(fault.Invalid, err, "push: pending file")
+	if who, err = address.Parse(lines[0]); err != nil {
+		return who, first, "", fault.Wrap(fault.Invalid, err, "push: pending file")
 	}
 	// Earlier versions wrote a fraction, too.
 	seconds, _, _ := strings.Cut(lines[1], ".")
 	n, err := strconv.ParseInt(seconds, 10, 64)
 	if err != nil || n < 0 || n > 1<<40 {
-		return key{}, time.Time{}, fault.New(fault.Invalid, "push: pending file: the time makes no sense")
+		return who, first, "", fault.New(fault.Invalid, "push: pending file: the time makes no sense")
 	}
-	return key{who, lines[2]}, time.Unix(n, 0), nil
+	return who, time.Unix(n, 0), lines[2], nil
 }
 
-// save writes the file of a wake.
-func (n *Notifier) save(w *wake, first time.Time) {
+// save writes the file of a wake. It names one of its accounts.
+func (n *Notifier) save(w *wake) {
+	n.mu.Lock()
+	if len(w.who) == 0 {
+		n.mu.Unlock()
+		return
+	}
+	text := format(w.who[0], w.first, w.token)
+	n.mu.Unlock()
 	var id [12]byte
 	_, _ = rand.Read(id[:]) // never fails
 	name := hex.EncodeToString(id[:])
 	path := filepath.Join(n.opt.Dir, name)
-	text := format(&wake{key: w.key, first: first})
 	err := os.WriteFile(path+".tmp", []byte(text), 0o600)
 	if err == nil {
 		err = os.Rename(path+".tmp", path)
@@ -62,7 +67,7 @@ func (n *Notifier) save(w *wake, first time.Time) {
 	}
 	n.mu.Lock()
 	old := name
-	if n.wakes[w.key] == w && !w.done {
+	if n.wakes[w.token] == w && !w.done {
 		old, w.file = w.file, name
 	}
 	n.mu.Unlock()
@@ -104,22 +109,27 @@ func (n *Notifier) read() error {
 
 func (n *Notifier) readOne(name string, now time.Time) {
 	text, err := small(filepath.Join(n.opt.Dir, name))
-	var k key
+	var who address.Addr
 	var first time.Time
+	var token string
 	if err == nil {
-		k, first, err = parse(text)
+		who, first, token, err = parse(text)
 	}
-	switch {
-	case err != nil, strings.HasSuffix(name, ".tmp"), now.Sub(first) > giveUp, n.wakes[k] != nil, len(n.wakes) >= maxPending:
+	switch w := n.wakes[token]; {
+	case err != nil, strings.HasSuffix(name, ".tmp"), now.Sub(first) > giveUp, w == nil && len(n.wakes) >= maxPending:
+		n.erase(name)
+		return
+	case w != nil: // one request is for both
+		if !slices.Contains(w.who, who) && len(w.who) < maxSharing {
+			w.who = append(w.who, who)
+		}
 		n.erase(name)
 		return
 	}
 	if first.After(now) {
 		first = now // the clock was set back
 	}
-	w := &wake{key: k, due: now, first: first, file: name}
-	n.wakes[k] = w
-	heap.Push(&n.order, w)
+	n.pushLocked(&wake{token: token, who: []address.Addr{who}, due: now, first: first, file: name}) // nobody else is here yet
 }
 
 func small(path string) (string, error) {

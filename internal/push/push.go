@@ -2,7 +2,8 @@
 //
 // What leaves the server is the token that the client left for this purpose, and
 // nothing else: no address, no count, no time. Each token is asked for soon after the
-// first message, and at most once in ten seconds however many follow. A token that the
+// first message, in the order of these, and at most once in ten seconds however many
+// follow, also when several accounts share it. A token that the
 // service no longer knows is removed. What is not yet done lies as small files in a
 // directory and is gone on with after a restart; they are not synced, since a wake-up
 // that a power failure takes is made good by the next message.
@@ -11,12 +12,14 @@
 package push
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +47,7 @@ const (
 	maxPause   = 5 * time.Minute
 	maxAfter   = time.Hour // of a Retry-After
 	maxPending = 20_000
+	maxSharing = 16 // accounts of one token that are remembered
 	parallel   = 8
 )
 
@@ -101,27 +105,24 @@ type Notifier struct {
 
 	sent, gone, failed, dropped atomic.Int64
 
-	mu       sync.Mutex // guards the fields below
-	wakes    map[key]*wake
-	order    order // by time
+	mu       sync.Mutex       // guards the fields below
+	wakes    map[string]*wake // by token
+	begun    uint64           // wakes, so far
+	order    order            // by time
 	failures int
 	pause    time.Time // nothing before, because the service fails
 	cancel   context.CancelFunc
 	closed   bool
 }
 
-// key is whom to wake.
-type key struct {
-	who   address.Addr
-	token string
-}
-
 // wake is a request that is due, under way, or was made a moment ago.
 type wake struct {
-	key
-	at      int       // in the order, or -1
-	due     time.Time // of the next try; of being forgotten when done
-	first   time.Time // when the first message came
+	token   string
+	who     []address.Addr // whose messages it is for: a client may have several accounts here
+	nth     uint64         // of those that begin at the same time
+	at      int            // in the order, or -1
+	due     time.Time      // of the next try; of being forgotten when done
+	first   time.Time      // when the first message came
 	tries   int
 	running bool
 	again   bool // another message came while it was running
@@ -131,10 +132,12 @@ type wake struct {
 
 type order []*wake
 
-func (o order) Len() int           { return len(o) }
-func (o order) Less(i, j int) bool { return o[i].due.Before(o[j].due) }
-func (o order) Swap(i, j int)      { o[i], o[j] = o[j], o[i]; o[i].at, o[j].at = i, j }
-func (o *order) Push(x any)        { w := x.(*wake); w.at = len(*o); *o = append(*o, w) }
+func (o order) Len() int { return len(o) }
+func (o order) Less(i, j int) bool {
+	return cmp.Or(o[i].due.Compare(o[j].due), o[i].first.Compare(o[j].first), cmp.Compare(o[i].nth, o[j].nth)) < 0
+}
+func (o order) Swap(i, j int) { o[i], o[j] = o[j], o[i]; o[i].at, o[j].at = i, j }
+func (o *order) Push(x any)   { w := x.(*wake); w.at = len(*o); *o = append(*o, w) }
 func (o *order) Pop() any {
 	old := *o
 	w := old[len(old)-1]
@@ -161,7 +164,7 @@ func New(o Options) (*Notifier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	n := &Notifier{opt: o, client: o.Transport, slots: make(chan struct{}, parallel), poke: make(chan struct{}, 1), wakes: make(map[key]*wake)}
+	n := &Notifier{opt: o, client: o.Transport, slots: make(chan struct{}, parallel), poke: make(chan struct{}, 1), wakes: make(map[string]*wake)}
 	if n.client == nil {
 		n.client = &http.Transport{ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 1, MaxConnsPerHost: parallel, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second}
 	}
@@ -206,48 +209,69 @@ func (n *Notifier) Notify(who address.Addr) {
 	}
 	now := n.opt.Now()
 	for _, token := range n.opt.Tokens.List(who) {
-		n.add(key{who, token}, now)
+		n.add(who, token, now)
 	}
 }
 
-func (n *Notifier) add(k key, now time.Time) {
+func (n *Notifier) add(who address.Addr, token string, now time.Time) {
 	n.mu.Lock()
-	w := n.wakes[k]
+	w := n.wakes[token]
+	if w != nil && !slices.Contains(w.who, who) && len(w.who) < maxSharing {
+		w.who = append(w.who, who)
+	}
 	switch {
 	case w == nil && len(n.wakes) >= maxPending:
 		n.mu.Unlock()
 		n.dropped.Add(1)
 		return
 	case w == nil:
-		w = &wake{key: k, due: now, first: now}
-		n.wakes[k] = w
-		heap.Push(&n.order, w)
+		w = &wake{token: token, who: []address.Addr{who}, due: now, first: now}
+		n.pushLocked(w)
 	case w.running:
 		w.again = true
 		n.mu.Unlock()
 		return
 	case w.done: // asked a moment ago: once more when that is over
-		w.done, w.first, w.tries = false, now, 0
+		w.done, w.first, w.tries, w.who = false, now, 0, []address.Addr{who}
 	default:
 		n.mu.Unlock()
 		return // pending already
 	}
 	n.mu.Unlock()
-	n.save(w, now)
+	n.save(w)
 	n.wake()
+}
+
+// pushLocked begins a wake.
+func (n *Notifier) pushLocked(w *wake) {
+	n.begun++
+	w.nth = n.begun
+	n.wakes[w.token] = w
+	heap.Push(&n.order, w)
 }
 
 // Forget drops what is pending for an account.
 func (n *Notifier) Forget(who address.Addr) {
 	n.mu.Lock()
 	var files []string
-	for k, w := range n.wakes {
-		if k.who == who {
+	var named []*wake // in their file; somebody else waits, too
+	for _, w := range n.wakes {
+		i := slices.Index(w.who, who)
+		switch {
+		case i < 0:
+		case len(w.who) == 1:
 			files = append(files, n.removeLocked(w))
+		default:
+			if w.who = slices.Delete(w.who, i, i+1); i == 0 && w.file != "" {
+				named = append(named, w)
+			}
 		}
 	}
 	n.mu.Unlock()
 	n.erase(files...)
+	for _, w := range named {
+		n.save(w)
+	}
 }
 
 // Reset begins to count failures anew, and asks again at once.
@@ -280,7 +304,7 @@ func (n *Notifier) wake() {
 
 // removeLocked forgets a wake and returns its file.
 func (n *Notifier) removeLocked(w *wake) (file string) {
-	delete(n.wakes, w.key)
+	delete(n.wakes, w.token)
 	if w.at >= 0 {
 		heap.Remove(&n.order, w.at)
 	}
@@ -365,8 +389,13 @@ func (n *Notifier) try(ctx context.Context, w *wake) {
 		return // it lies in the directory
 	}
 	if got == unknown {
-		if err := n.opt.Tokens.RemoveToken(ctx, w.who, w.token); err != nil {
-			n.opt.Logger.WarnContext(ctx, "a dead token stays", "err", err)
+		n.mu.Lock()
+		who := slices.Clone(w.who)
+		n.mu.Unlock()
+		for _, who := range who {
+			if err := n.opt.Tokens.RemoveToken(ctx, who, w.token); err != nil {
+				n.opt.Logger.WarnContext(ctx, "a dead token stays", "err", err)
+			}
 		}
 	}
 	var erase string
@@ -375,7 +404,7 @@ func (n *Notifier) try(ctx context.Context, w *wake) {
 	now := n.opt.Now()
 	w.running = false
 	switch {
-	case n.wakes[w.key] != w: // forgotten meanwhile
+	case n.wakes[w.token] != w: // forgotten meanwhile
 	case got == unknown:
 		n.gone.Add(1)
 		erase = n.removeLocked(w)

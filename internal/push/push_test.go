@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -218,6 +219,82 @@ func TestManyMessagesAreOneRequest(t *testing.T) {
 	})
 }
 
+// A client with several accounts here leaves one token with all of them.
+func TestAccountsThatShareATokenAreOneRequest(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		a, b := addr(t, "a@x.org"), addr(t, "c@x.org")
+		f.tokens.m[b] = []string{"openpgp:one"}
+		f.srv.down = true
+		f.Notify(a)
+		f.Notify(b)
+		if got := f.after(time.Second); len(got) != 1 || f.files() != 1 {
+			t.Error(got, f.files())
+		}
+		f.Forget(a) // the other one waits still, also over a restart
+		f.stop()
+		f.srv.set(func(s *service) { s.down, s.status = false, http.StatusGone })
+		f.start()
+		if got := f.after(time.Minute); len(got) != 2 || f.files() != 0 || len(f.tokens.List(b)) != 0 {
+			t.Error(got, f.files(), f.tokens.m)
+		}
+	})
+	bubble(t, func(f *fixture) {
+		a, b := addr(t, "a@x.org"), addr(t, "c@x.org")
+		f.tokens.m[b] = []string{"openpgp:one"}
+		f.srv.slow, f.srv.status = time.Second, http.StatusGone
+		f.Notify(a)
+		f.after(time.Millisecond)
+		f.Notify(b)
+		if got := f.after(time.Minute); len(got) != 1 || len(f.tokens.List(a))+len(f.tokens.List(b)) != 0 {
+			t.Error("a dead token stays with one of them:", got, f.tokens.m)
+		}
+	})
+}
+
+// Who got mail first is woken first, also after a restart.
+func TestTheOrderOfMessagesIsThatOfRequests(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		const n = 10 * parallel
+		name := func(i int) address.Addr { return addr(t, fmt.Sprintf("user%03d@x.org", i)) }
+		inOrder := func(what string, got []string, of func(i int) int) {
+			t.Helper()
+			if len(got) != n {
+				t.Fatalf("%s: %d requests", what, len(got))
+			}
+			for at := 0; at < n; at += parallel { // those of one moment are under way together
+				batch := slices.Clone(got[at : at+parallel])
+				slices.Sort(batch)
+				var want []string
+				for i := at; i < at+parallel; i++ {
+					want = append(want, fmt.Sprintf("token%03d", of(i)))
+				}
+				if slices.Sort(want); !slices.Equal(batch, want) {
+					t.Errorf("%s: requests from %d are %v, want %v", what, at, batch, want)
+				}
+			}
+		}
+		for i := range n {
+			f.tokens.m[name(i)] = []string{fmt.Sprintf("token%03d", i)}
+		}
+		f.srv.slow = time.Second
+		for i := range n {
+			f.Notify(name(i))
+		}
+		inOrder("at first", f.after(time.Minute), func(i int) int { return i })
+		// They were all taken at once, so the next ones come from disk.
+		f.stop()
+		f.srv.set(func(s *service) { s.got = nil })
+		for i := range n { // the latest first
+			text := format(name(i), time.Now().Add(-time.Duration(i)*time.Second), fmt.Sprintf("token%03d", i))
+			if err := os.WriteFile(filepath.Join(f.dir, fmt.Sprintf("f%03d", i)), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.start()
+		inOrder("after a restart", f.after(time.Minute), func(i int) int { return n - 1 - i })
+	})
+}
+
 // A message that comes while the service is asked for the one before is not lost.
 func TestAMessageDuringARequest(t *testing.T) {
 	bubble(t, func(f *fixture) {
@@ -393,10 +470,10 @@ func TestPendingIsBounded(t *testing.T) {
 		now := time.Now()
 		f.mu.Lock()
 		for i := range maxPending {
-			f.wakes[key{address.Addr{}, time.Duration(i).String()}] = &wake{at: -1}
+			f.wakes[time.Duration(i).String()] = &wake{at: -1}
 		}
 		f.mu.Unlock()
-		f.add(key{addr(t, "a@x.org"), "one more"}, now)
+		f.add(addr(t, "a@x.org"), "one more", now)
 		if n := f.kept(); n != maxPending || f.Stats().Dropped != 1 {
 			t.Error(n, f.Stats().Dropped)
 		}
@@ -408,13 +485,13 @@ func FuzzPending(f *testing.F) {
 	f.Add("a@[192.0.2.1]\n1700000000.25\nt")
 	f.Add("\n\n\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		k, first, err := parse(text)
+		who, first, token, err := parse(text)
 		if err != nil {
 			return
 		}
-		again, at, err := parse(format(&wake{key: k, first: first}))
-		if err != nil || again != k || !at.Equal(first) {
-			t.Errorf("%q: %v %v %v", text, again, at, err)
+		again, at, same, err := parse(format(who, first, token))
+		if err != nil || again != who || same != token || !at.Equal(first) {
+			t.Errorf("%q: %v %v %v %v", text, again, at, same, err)
 		}
 	})
 }

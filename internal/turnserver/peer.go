@@ -3,6 +3,7 @@ package turnserver
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -11,22 +12,38 @@ import (
 var inner = func() (list []netip.Prefix) {
 	for _, s := range []string{
 		"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-		"192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-		"::/96", "100::/64", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+		"192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+		"2001:2::/48", "2001:10::/28", "2001:20::/28", // for measurements; names that look like addresses
 	} {
 		list = append(list, netip.MustParsePrefix(s))
 	}
 	return list
 }()
 
+// global is all of IPv6 that was given to anybody to be reached at (RFC 4291
+// section 2.4). Loopback, local addresses, groups and forms of IPv4 addresses lie
+// beside it.
+var global = netip.MustParsePrefix("2000::/3")
+
 // Ranges in which an IPv4 address hides. A gateway between us and the world
 // may unwrap it.
 var (
 	nat64  = netip.MustParsePrefix("64:ff9b::/96")
-	nat64l = netip.MustParsePrefix("64:ff9b:1::/48")
 	sixto4 = netip.MustParsePrefix("2002::/16")
 	teredo = netip.MustParsePrefix("2001::/32")
 )
+
+// hidden is the IPv4 address in an IPv6 address that a gateway would unwrap.
+func hidden(ip netip.Addr) (netip.Addr, bool) {
+	b := ip.As16()
+	switch {
+	case nat64.Contains(ip):
+		return netip.AddrFrom4([4]byte(b[12:16])), true
+	case sixto4.Contains(ip):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	}
+	return ip, false
+}
 
 // public reports whether ip is an address on the public internet.
 func public(ip netip.Addr) bool {
@@ -34,21 +51,15 @@ func public(ip netip.Addr) bool {
 	if !ip.IsValid() {
 		return false
 	}
+	if v4, ok := hidden(ip); ok {
+		return public(v4)
+	}
 	for _, p := range inner {
 		if p.Contains(ip) {
 			return false
 		}
 	}
-	b := ip.As16()
-	switch {
-	case nat64.Contains(ip):
-		return public(netip.AddrFrom4([4]byte(b[12:16])))
-	case sixto4.Contains(ip):
-		return public(netip.AddrFrom4([4]byte(b[2:6])))
-	case nat64l.Contains(ip), teredo.Contains(ip):
-		return false
-	}
-	return true
+	return ip.Is4() || global.Contains(ip) && !teredo.Contains(ip)
 }
 
 // plain is an address as it is compared here: IPv4 where it is one, no zone.
@@ -123,12 +134,8 @@ func interfaces() (list []netip.Addr) {
 
 // own reports whether ip is this machine, under any of its names.
 func (s *Server) own(c *Config, ip netip.Addr) bool {
-	for _, a := range c.Relay {
-		if plain(a) == ip {
-			return true
-		}
-	}
-	return s.local(ip)
+	is := func(a netip.Addr) bool { return plain(a) == ip }
+	return slices.ContainsFunc(c.Relay, is) || slices.ContainsFunc(c.Own, is) || s.local(ip)
 }
 
 // permitted decides whether a client may talk to a peer at all. The address that
@@ -142,10 +149,10 @@ func (s *Server) permitted(c *Config, ip netip.Addr) bool {
 	case c.AllowPrivate:
 		return true
 	}
-	for _, a := range c.Relay {
-		if plain(a) == ip {
-			return true
-		}
+	if slices.ContainsFunc(c.Relay, func(a netip.Addr) bool { return plain(a) == ip }) {
+		return true
 	}
-	return public(ip) && !s.local(ip)
+	// What a gateway would bring back to this machine is this machine.
+	v4, wrapped := hidden(ip)
+	return public(ip) && !s.own(c, ip) && !(wrapped && s.own(c, v4))
 }

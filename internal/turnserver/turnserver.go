@@ -18,6 +18,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -44,6 +45,9 @@ type Config struct {
 	Relay []netip.Addr
 	// PortMin and PortMax bound the ports of relays, both included.
 	PortMin, PortMax int
+	// Own are further addresses under which the world reaches this machine, those
+	// of a router in front say. Nobody is sent to its services there.
+	Own []netip.Addr
 	// AllowPrivate lets callers talk to any machine that this one can reach,
 	// this one included.
 	AllowPrivate bool
@@ -74,23 +78,27 @@ func (c *Config) Check() error {
 
 func (c *Config) equal(d *Config) bool {
 	return c.Secret == d.Secret && c.Realm == d.Realm && c.PortMin == d.PortMin && c.PortMax == d.PortMax &&
-		c.AllowPrivate == d.AllowPrivate && slices.Equal(c.Relay, d.Relay)
+		c.AllowPrivate == d.AllowPrivate && slices.Equal(c.Relay, d.Relay) && slices.Equal(c.Own, d.Own)
 }
 
-// Limits bound what callers take. Zero values mean the defaults.
+// Limits bound what callers take. Zero values mean the defaults, negative ones no
+// limit.
 type Limits struct {
 	PerUser        int   // allocations of one user name; 16
 	PerAddress     int   // allocations of one address or IPv6 network; 64
 	Allocations    int   // in all; 4096
 	Conns          int   // TCP and TLS connections in all; 2048
 	ConnsPerSource int   // of one address or IPv6 network; 64
-	Rate           int64 // octets a second of one allocation, each way; 2 MiB; below 0 no limit
+	Rate           int64 // octets a second of one allocation, each way; 2 MiB
 }
 
 func (l Limits) filled() *Limits {
 	num := func(p *int, v int) {
-		if *p <= 0 {
+		switch {
+		case *p == 0:
 			*p = v
+		case *p < 0:
+			*p = math.MaxInt
 		}
 	}
 	num(&l.PerUser, 16)
@@ -285,7 +293,7 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 		return nil
 	}
 	defer leave()
-	if u, ok := pc.(*net.UDPConn); ok {
+	if u, ok := pc.(interface{ SetReadBuffer(int) error }); ok {
 		_ = u.SetReadBuffer(1 << 20) // the system may give less
 	}
 	closing := make(chan struct{})

@@ -308,6 +308,7 @@ func TestPeersOfTheInnerNetworkAreRefused(t *testing.T) {
 	b := start(t, func(o *Options) {
 		o.AllowPrivate = false
 		o.Relay = []netip.Addr{netip.MustParseAddr("192.0.2.77")}
+		o.Own = []netip.Addr{netip.MustParseAddr("203.0.113.5")}
 		o.Interfaces = func() []netip.Addr {
 			return []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("2a00::9")}
 		}
@@ -318,6 +319,8 @@ func TestPeersOfTheInnerNetworkAreRefused(t *testing.T) {
 		"192.168.1.1", "192.0.0.8", "198.18.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "9.9.9.9",
 		"::", "::1", "::10.0.0.1", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "fec0::1", "2a00::9",
 		"64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:a00:1::1", "2002:7f00:1::", "2001::1", "100::1",
+		"::ffff:0:a00:1", "::ffff:0:808:808", "4000::1", "5f00::1", "2001:2::1", "2001:10::1", "2001:20::1", "192.88.99.1",
+		"64:ff9b::909:909", "2002:909:909::1", "64:ff9b::c000:24d", "2002:c000:24d::1", "203.0.113.5", "64:ff9b::cb00:7105", // this machine, behind a gateway
 	} {
 		if b.permitted(c, netip.MustParseAddr(ip)) {
 			t.Errorf("%s may be a peer", ip)

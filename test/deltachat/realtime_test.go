@@ -184,6 +184,13 @@ func realtime(t *testing.T, host, conf string, one, two []string, alone bool) {
 	srv.Command("iroh", "disable")
 	srv.Command("iroh", "enable")
 	exchange(1_000)
+	// Bob's client crashes and comes back: under a new key, with the app to be
+	// opened again. Alice's stays open.
+	bob = bob.crash(two...)
+	am = alice.mark()
+	bob.call(nil, "send_webxdc_realtime_advertisement", bob.id, got)
+	alice.waitKind(am, alice.id, "WebxdcRealtimeAdvertisementReceived")
+	exchange(1, 127_000)
 	for _, p := range []struct {
 		*person
 		msg int

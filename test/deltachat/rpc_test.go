@@ -28,9 +28,11 @@ func (e event) num(k string) int { n, _ := e.Fields[k].(float64); return int(n) 
 
 // core is one process of the Delta Chat core.
 type core struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	in  io.WriteCloser
+	t     testing.TB
+	dir   string // of its profiles
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	ended chan struct{} // its output is
 
 	mu       sync.Mutex // guards the fields below
 	next     int
@@ -68,10 +70,16 @@ func startCore(t testing.TB) *core {
 // argument.
 func startCoreBy(t testing.TB, command ...string) *core {
 	t.Helper()
-	c := &core{t: t, calls: make(map[int]chan reply), news: make(chan struct{})}
+	return startCoreIn(t, filepath.Join(t.TempDir(), "accounts"), command...)
+}
+
+// startCoreIn is startCoreBy with the directory of the profiles.
+func startCoreIn(t testing.TB, dir string, command ...string) *core {
+	t.Helper()
+	c := &core{t: t, dir: dir, ended: make(chan struct{}), calls: make(map[int]chan reply), news: make(chan struct{})}
 	command = append(command, program(t))
 	c.cmd = exec.Command(command[0], command[1:]...)
-	c.cmd.Env = append(os.Environ(), "DC_ACCOUNTS_PATH="+filepath.Join(t.TempDir(), "accounts"), "RUST_LOG=warn")
+	c.cmd.Env = append(os.Environ(), "DC_ACCOUNTS_PATH="+dir, "RUST_LOG=warn")
 	if os.Getenv("DC_VERBOSE") != "" {
 		c.cmd.Stderr = os.Stderr
 	}
@@ -87,7 +95,7 @@ func startCoreBy(t testing.TB, command ...string) *core {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { c.read(out) })
+	wg.Go(func() { defer close(c.ended); c.read(out) })
 	wg.Go(c.pump)
 	t.Cleanup(func() {
 		c.in.Close()
@@ -97,6 +105,25 @@ func startCoreBy(t testing.TB, command ...string) *core {
 		_ = c.cmd.Wait()
 	})
 	return c
+}
+
+// crash kills the process and starts another one, by the same command, over what
+// it left behind. Whoever waits for an answer of the old one gets none.
+func (p *person) crash(command ...string) *person {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatal(err)
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(20 * time.Second):
+		p.t.Fatal("the client outlived its end")
+	}
+	again := &person{core: startCoreIn(p.t, p.dir, command...), id: p.id, address: p.address}
+	mark := again.mark()
+	again.call(nil, "start_io", again.id)
+	again.waitKind(mark, again.id, "ImapInboxIdle")
+	return again
 }
 
 // read takes answers off the process's output until it ends.

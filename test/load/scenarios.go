@@ -322,6 +322,18 @@ func (t Target) Idle(n int) ([]Figure, error) {
 	}, nil
 }
 
+// Rest leaves a server alone and reports its memory and the processor time that it
+// takes meanwhile.
+func (t Target) Rest(d time.Duration) []Figure {
+	time.Sleep(3 * time.Second) // let its start and its collector finish
+	before := t.cpu()
+	time.Sleep(d)
+	return []Figure{
+		{Name: "resident memory", Unit: "MiB", Value: float64(t.rss()) / (1 << 20)},
+		{Name: "processor time", Unit: "ms/s", Value: float64(t.cpu()-before) / float64(time.Millisecond) / d.Seconds()},
+	}
+}
+
 // Fill makes the accounts of a pattern below n and puts messages into each.
 func (t Target) Fill(pattern string, n, messages int) error {
 	if err := t.Ensure(pattern, n); err != nil {

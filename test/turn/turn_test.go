@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -203,6 +204,32 @@ func TestSwitchingOffEndsACall(t *testing.T) {
 	h.Command("creds", "turn", "on")
 	if _, _, err := h.call("udp", h.metadata("caller-one", key)); err != nil {
 		t.Errorf("switched on again: %v", err)
+	}
+}
+
+// TestLimitsOfCalls reads them from the configuration, also of a server that runs.
+func TestLimitsOfCalls(t *testing.T) {
+	free := testport.Ports(t, 1)
+	const limit = "turn_max_per_user = 2\n"
+	h := &house{t: t, port: free[0], Server: testserver.New(t, fmt.Sprintf("turn_enable = true\nturn_secret = \"s3cret\"\nturn_listen_udp = \"127.0.0.1:%d\"\n", free[0])+limit)}
+	entry := h.metadata("caller-one", key)
+	for i := range 3 {
+		_, _, err := h.call("udp", entry)
+		if over := err != nil && strings.Contains(err.Error(), "486"); over != (i == 2) || err != nil && !over { // Allocation Quota Reached
+			t.Errorf("relay %d: %v", i, err)
+		}
+	}
+	path := filepath.Join(h.Dir, "chatmail.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(limit), []byte("turn_max_per_user = 3\n"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Command("reload")
+	if _, _, err := h.call("udp", entry); err != nil {
+		t.Errorf("after the limit was raised: %v", err)
 	}
 }
 

@@ -94,6 +94,12 @@ func run() error {
 		{"mailbox", func() ([]load.Figure, error) { return t.Prefetch(10000, 1500) }},
 		{"fetch", func() ([]load.Figure, error) { return t.Fetch(12_000_000, d) }},
 		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
+		{"services", func() ([]load.Figure, error) {
+			if !own {
+				return nil, nil
+			}
+			return services(&t, d)
+		}},
 		{"boot", func() ([]load.Figure, error) {
 			if !own {
 				return nil, nil
@@ -166,21 +172,14 @@ func start(t *load.Target) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	port := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "127.0.0.1:0"
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
 	t.SMTP, t.IMAP = port(), port()
 	conf := filepath.Join(dir, "chatmail.toml")
 	command = func(args ...string) *exec.Cmd {
 		return exec.Command(bin, append([]string{"--config", conf, "--state-dir", dir}, args...)...)
 	}
 	text := fmt.Sprintf("primary_domain = \"127.0.0.1\"\npublic_ip = \"127.0.0.1\"\nsmtp_listen = %q\nsubmission_tls_listen = %q\nimap_tls_listen = %q\nhttp_listen = %q\n", port(), t.SMTP, t.IMAP, port())
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	configure = func(extra string) error { return os.WriteFile(conf, []byte(text+extra), 0o600) }
+	if err := configure(""); err != nil {
 		return nil, err
 	}
 	if err := launch(t, command("run").Args); err != nil {
@@ -203,9 +202,20 @@ func start(t *load.Target) (stop func(), err error) {
 }
 
 var (
-	server  *exec.Cmd                      // that is running
-	command func(args ...string) *exec.Cmd // of the binary, about that server
+	server    *exec.Cmd                      // that is running
+	command   func(args ...string) *exec.Cmd // of the binary, about that server
+	configure func(extra string) error       // writes its configuration, with these lines more
 )
+
+// port is a free one on loopback.
+func port() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "127.0.0.1:0"
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
 
 // halt ends the server as a service manager does.
 func halt() {
@@ -286,4 +296,26 @@ func boot(t *load.Target, accounts, messages int) ([]load.Figure, error) {
 		best = min(best, time.Since(start))
 	}
 	return append(f, load.Figure{Scenario: name, Name: "accounts list --json", Unit: "ms", Value: best.Seconds() * 1000}), nil
+}
+
+// services measures what calls, realtime apps and disguise cost while nobody uses
+// them: two servers with nothing to do, one without and one with them. It needs a
+// server that was started here.
+func services(t *load.Target, d time.Duration) ([]load.Figure, error) {
+	const name = "idle, without and with TURN, iroh relay and Shadowsocks"
+	var f []load.Figure
+	for _, x := range []struct{ name, lines string }{{"without", ""}, {"with", fmt.Sprintf(
+		"turn_enable = true\nturn_secret = \"idle\"\nturn_listen_udp = %q\nturn_listen_tls = %q\niroh_relay_url = \"http://%s\"\nss_addr = %q\nss_password = \"idle idle\"\n", port(), port(), port(), port())}} {
+		halt()
+		if err := configure(x.lines); err != nil {
+			return nil, err
+		}
+		if err := launch(t, command("run").Args); err != nil {
+			return nil, err
+		}
+		for _, g := range t.Rest(d) {
+			f = append(f, load.Figure{Scenario: name, Name: x.name + ": " + g.Name, Unit: g.Unit, Value: g.Value})
+		}
+	}
+	return f, nil
 }
