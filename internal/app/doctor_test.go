@@ -8,7 +8,54 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"madmail/test/load"
 )
+
+// TestMailThatMovesIsNotCountedWrong: the checks run side by side, and the trial of
+// one sends mail and removes its account while another measures.
+func TestMailThatMovesIsNotCountedWrong(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	h.login("somebody")
+	sender, me := h.target(), "somebody@[127.0.0.1]"
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		c, err := sender.NewSender("somebody")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer c.Close()
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if _, err := c.Send([]string{me}, load.Message(me, 1500)); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for before := h.store.Stats().Delivered; h.store.Stats().Delivered < before+100; {
+		if n, wrong, err := h.measureForDoctor(t.Context()); err != nil || wrong != 0 {
+			t.Fatal(n, "accounts,", wrong, "counted wrong:", err)
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.dir, "mail", "somebody@[127.0.0.1]", "Maildir", "new", "by.hand"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, wrong, err := h.measureForDoctor(t.Context()); n != 1 || wrong != 1 || err != nil {
+		t.Error("a file put by hand:", n, wrong, err)
+	}
+}
 
 // TestTheDoctorLooksAtARealServer: everything but the trial's surroundings is well;
 // then, one by one, what an operator can break is found.

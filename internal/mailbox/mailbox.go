@@ -188,6 +188,9 @@ type Copied struct {
 type Usage struct {
 	Bytes    int64
 	Messages int64
+	// Mended tells that it was counted differently: files were put or removed
+	// behind the store's back. The store's hook knows the right numbers by now.
+	Mended bool
 }
 
 // Store keeps mailboxes. All methods may be called from many goroutines.

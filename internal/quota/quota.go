@@ -32,6 +32,8 @@ type entry struct {
 	used, messages, reserved int64
 }
 
+func (e *entry) taken() int64 { return max(0, e.used) + e.reserved }
+
 // New returns an empty cache. limit gives an account's storage limit in bytes;
 // it is called often, from many goroutines, and must only read memory.
 func New(limit func(address.Addr) int64) *Cache {
@@ -66,7 +68,7 @@ func (c *Cache) Reserve(a address.Addr, n int64) (*Reservation, error) {
 	defer c.mu.Unlock()
 	taken := int64(0)
 	if e := c.m[a]; e != nil {
-		taken = e.used + e.reserved
+		taken = e.taken()
 	}
 	if n > limit-taken {
 		return nil, fault.New(fault.Full, "Mailbox is full")
@@ -97,17 +99,18 @@ func (c *Cache) HasRoom(a address.Addr, n int64) bool {
 	if e == nil {
 		return n <= limit
 	}
-	return n <= limit-e.used-e.reserved
+	return n <= limit-e.taken()
 }
 
 // Add counts stored (positive) or removed (negative) bytes and messages. It is
-// the store's hook.
+// the store's hook. A removal may be told before what was stored: the sum counts,
+// whatever the order, and what is read of it is never below zero.
 func (c *Cache) Add(a address.Addr, bytes, messages int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entryLocked(a)
-	e.used = max(0, e.used+bytes)
-	e.messages = max(0, e.messages+messages)
+	e.used += bytes
+	e.messages += messages
 	if *e == (entry{}) {
 		delete(c.m, a)
 	}
@@ -119,7 +122,7 @@ func (c *Cache) Usage(a address.Addr) (used, messages, limit int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.m[a]; e != nil {
-		return e.used, e.messages, limit
+		return max(0, e.used), max(0, e.messages), limit
 	}
 	return 0, 0, limit
 }
@@ -129,8 +132,8 @@ func (c *Cache) Total() (bytes, messages int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.m {
-		bytes += e.used
-		messages += e.messages
+		bytes += max(0, e.used)
+		messages += max(0, e.messages)
 	}
 	return bytes, messages
 }

@@ -418,16 +418,24 @@ func (s *Store) Usage(ctx context.Context, a address.Addr) (u mailbox.Usage, err
 		return u, err
 	}
 	for _, k := range keys {
-		if _, err := os.Stat(s.boxDir(k)); errors.Is(err, fs.ErrNotExist) && s.lookup(k) == nil {
-			continue
-		}
+		ahead := s.readOutside(k)
 		err := s.do(ctx, &op{plan: func() error {
+			// Whether it exists is asked here: its removal may have been first in the
+			// queue, and must not be followed by a new empty mailbox in memory.
+			if s.lookup(k) == nil {
+				if _, err := os.Stat(s.boxDir(k)); errors.Is(err, fs.ErrNotExist) {
+					return nil
+				}
+			}
 			b := s.box(k)
-			if err := s.orDrop(b, s.load(b)); err != nil {
+			s.quiet(b) // what is under way is no mistake
+			bytes, count := b.bytes, b.count
+			if err := s.orDrop(b, s.loadFrom(b, ahead)); err != nil {
 				return err
 			}
 			u.Bytes += b.bytes
 			u.Messages += int64(b.count)
+			u.Mended = u.Mended || b.bytes != bytes || b.count != count
 			return nil
 		}})
 		if err != nil && !fault.Is(err, fault.NotFound) {

@@ -179,11 +179,19 @@ func (r *reading) overlay(b *box) {
 // large one takes long, and everybody's deliveries would wait for it. It is nil
 // when that is not worth while.
 func (s *Store) readAhead(key mailbox.Box) *reading {
+	if b := s.lookup(key); b != nil && b.view.Load() != nil {
+		return nil
+	}
+	return s.readOutside(key)
+}
+
+// readOutside reads a mailbox outside the sequencer, loaded or not.
+func (s *Store) readOutside(key mailbox.Box) *reading {
 	b := s.lookup(key)
 	if b == nil {
 		b = &box{key: key, dir: s.boxDir(key)}
 	}
-	if b.view.Load() != nil || b.inflight.Load() > 0 || s.flushBox(b) != nil {
+	if b.inflight.Load() > 0 || s.flushBox(b) != nil {
 		return nil
 	}
 	r, err := b.read()

@@ -1,0 +1,104 @@
+package maildir
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"madmail/internal/mailbox"
+)
+
+// TestMeasuringUnderLoadFindsNothingWrong: mail that comes and goes while an
+// account is measured is no mistake in counting.
+func TestMeasuringUnderLoadFindsNothingWrong(t *testing.T) {
+	dir := t.TempDir()
+	var m meter
+	s := open(t, Options{Dir: dir, Used: m.add})
+	a := inbox(t, "a@x.org")
+	deliver(t, s, "first\r\n", a)
+	var stop atomic.Bool
+	done := make(chan error, 2)
+	for range 2 {
+		go func() {
+			for i := 0; !stop.Load(); i++ {
+				placed, err := tryDeliver(s, body(t, s, fmt.Sprintf("message %d\r\n", i)), a)
+				if err == nil && i%2 == 0 {
+					_, err = s.Expunge(t.Context(), a, mailbox.UIDSet{}.Add(placed[0].UID), false)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for before := s.Stats().Delivered; s.Stats().Delivered < before+200; {
+		u, err := s.Usage(t.Context(), a.Account)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.Mended {
+			t.Fatalf("counted wrong: %+v", u)
+		}
+	}
+	stop.Store(true)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	u, err := s.Usage(t.Context(), a.Account)
+	if err != nil || u.Mended || u.Bytes != m.of(a.Account) || u.Bytes != du(t, dir, a.Account) {
+		t.Errorf("measured %+v, %v; counted %d, on disk %d", u, err, m.of(a.Account), du(t, dir, a.Account))
+	}
+	// By hand it is one.
+	if err := os.WriteFile(filepath.Join(dir, "mail", "a@x.org", "Maildir", "cur", "by.hand:2,S"), []byte("by hand\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Usage(t.Context(), a.Account); err != nil || !v.Mended || v.Bytes != u.Bytes+9 || m.of(a.Account) != v.Bytes {
+		t.Errorf("after a hand edit: %+v, %v; counted %d", v, err, m.of(a.Account))
+	}
+	if v, err := s.Usage(t.Context(), a.Account); err != nil || v.Mended {
+		t.Errorf("a second look: %+v, %v", v, err)
+	}
+}
+
+// TestMeasuringARemovedAccountLeavesNothing: an account may be removed between
+// the decision to measure it and its turn.
+func TestMeasuringARemovedAccountLeavesNothing(t *testing.T) {
+	s := open(t, Options{Dir: t.TempDir()})
+	a := inbox(t, "a@x.org")
+	deliver(t, s, "message\r\n", a)
+	if err := s.Settle(t.Context()); err != nil { // it has a directory
+		t.Fatal(err)
+	}
+	// The removal waits in the queue, and the measuring behind it.
+	begun, hold := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 3)
+	go func() {
+		done <- s.do(t.Context(), &op{plan: func() error { close(begun); <-hold; return nil }})
+	}()
+	<-begun
+	go func() { done <- s.RemoveAccount(t.Context(), a.Account) }()
+	until(t, "the removal waits", func() bool { return len(s.reqs) == 1 })
+	go func() {
+		u, err := s.Usage(t.Context(), a.Account)
+		if err == nil && u != (mailbox.Usage{}) {
+			err = fmt.Errorf("usage %+v", u)
+		}
+		done <- err
+	}()
+	until(t, "the measuring waits", func() bool { return len(s.reqs) == 2 })
+	close(hold)
+	for range 3 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if s.lookup(a) != nil {
+		t.Error("the store remembers a mailbox of an account that is gone")
+	}
+}
