@@ -253,12 +253,20 @@ func (a *App) openConfig(context.Context) error {
 	if err := a.applyLogging(conf, false); err != nil {
 		fmt.Fprintln(a.opt.Stderr, "madmail: warning:", err)
 	}
+	a.notes(conf)
 	a.StateDir = conf.FindStateDir(a.opt.StateDir, a.opt.Env)
 	a.RuntimeDir = conf.FindRuntimeDir(a.StateDir)
 	if conf.StateDir != "" && conf.StateDir != a.StateDir {
 		a.log.Warn("the state directory of the configuration file is not used: another one was named", "used", a.StateDir)
 	}
 	return nil
+}
+
+// notes logs which lines of the file have no effect.
+func (a *App) notes(conf *config.Config) {
+	for _, n := range conf.Notes {
+		a.log.Warn("configuration", "line", n.Error())
+	}
 }
 
 func (a *App) applyLogging(conf *config.Config, disabled bool) error {

@@ -603,14 +603,24 @@ func (s *shell) configCommand() *cobra.Command {
 					return fault.Wrap(fault.Invalid, err, "config check")
 				}
 			}
-			if _, err := config.Load(file); err != nil {
+			conf, err := config.Load(file)
+			if err != nil {
 				return err
 			}
 			m := file + " is fine."
-			if file == "" {
+			if conf.File == "" {
 				m = "There is no configuration file; defaults count."
 			}
-			return s.result("config check", m, map[string]any{"file": file, "ok": true}, func(w io.Writer) { fmt.Fprintln(w, m) })
+			notes := []string{}
+			for _, n := range conf.Notes {
+				notes = append(notes, n.Error())
+			}
+			return s.result("config check", m, map[string]any{"file": file, "ok": true, "notes": notes}, func(w io.Writer) {
+				for _, n := range notes {
+					fmt.Fprintln(w, n)
+				}
+				fmt.Fprintln(w, m)
+			})
 		}}
 	show := &cobra.Command{Use: "show", Short: "Show the values of the settings and where they come from, secrets hidden", Args: cobra.NoArgs, Example: "  madmail config show",
 		RunE: func(*cobra.Command, []string) error {

@@ -3,7 +3,9 @@
 // The file is TOML with flat keys; tables are accepted where an operator would
 // expect them ([turn] realm equals turn_realm). Unknown keys and bad values are
 // errors, all of them at once, each with file and line and what to write
-// instead. The package does not know the database: values that are dynamic
+// instead. Files of earlier versions, in blocks, are read as well: their bad
+// values are errors, too, and what has no effect here is noted, because files
+// that were installed are full of it. The package does not know the database: values that are dynamic
 // settings are handed over by SettingsValues.
 package config
 
@@ -143,6 +145,8 @@ type Config struct {
 
 	// File is the path that was read, "" when there was none.
 	File string `toml:"-"`
+	// Notes are lines of the block syntax that have no effect, each with the reason.
+	Notes []Problem `toml:"-"`
 }
 
 // tables maps a table name to the prefix of the flat keys it stands for.
@@ -185,11 +189,13 @@ func Load(path string) (*Config, error) {
 		}
 		return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "config"), hint)
 	}
-	if strings.HasSuffix(path, ".conf") {
-		return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s: the block syntax of earlier versions is not read yet", path),
-			"write the same values as TOML; docs/operate.md lists the keys")
+	var c *Config
+	var problems []Problem
+	if isTOML(path, data) {
+		c, problems = Parse(path, data)
+	} else {
+		c, problems = ParseBlocks(path, data, os.Getenv, os.ReadFile)
 	}
-	c, problems := Parse(path, data)
 	if len(problems) == 0 {
 		c.File = path
 		return c, nil
@@ -310,16 +316,17 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 		problems = append(problems, Problem{File: file, Line: 1, What: err.Error()})
 	}
 	if len(problems) == 0 {
-		problems = c.together(file, lines)
+		problems = c.together(func(key string) (string, int) { return file, max(1, lines[key]) })
 	}
 	return c, problems
 }
 
-// together finds values that are good alone and not beside each other. lines
-// says which keys the file has, and where.
-func (c *Config) together(file string, lines map[string]int) (problems []Problem) {
+// together finds values that are good alone and not beside each other. at says
+// where a key stands.
+func (c *Config) together(at func(key string) (file string, line int)) (problems []Problem) {
 	bad := func(key, what, hint string) {
-		problems = append(problems, Problem{file, max(1, lines[key]), key, what, hint})
+		file, line := at(key)
+		problems = append(problems, Problem{file, line, key, what, hint})
 	}
 	switch {
 	case c.TLSCert != "" && c.TLSKey == "":
@@ -433,13 +440,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 		} else if n.Kind != unstable.String {
 			return "not a list of names", `write "a.org b.org"`
 		}
-		for _, name := range strings.Fields(text) {
-			if _, err := address.ParseDomain(name); err != nil {
-				return fmt.Sprintf("%q is not a domain", name), domainHint
-			}
-		}
-		v.SetString(text)
-		return "", ""
+		return setText(v, f, text)
 	}
 	plain := false
 	switch n.Kind {
@@ -464,6 +465,11 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	if !plain {
 		return "not a text", `write "text"`
 	}
+	return setText(v, f, text)
+}
+
+// setText checks the text of a value that is kept as text, and stores it.
+func setText(v reflect.Value, f field, text string) (what, hint string) {
 	if strings.ContainsFunc(text, unicode.IsControl) {
 		return "has a control character", "write one line of text"
 	}
@@ -536,6 +542,12 @@ func check(f field, text string) (what, hint string) {
 	case "ports":
 		_, err = ParsePorts(text)
 		noun, hint = "list of ports", `write ports with blanks between them, as in "465 993"`
+	case "list":
+		for _, name := range strings.Fields(text) {
+			if _, err := address.ParseDomain(name); err != nil {
+				return fmt.Sprintf("%q is not a domain", name), domainHint
+			}
+		}
 	case "enum":
 		for _, o := range f.of {
 			if o == text {
