@@ -138,6 +138,13 @@ func (f *fixture) create(t testing.TB, who, password string) address.Addr {
 }
 
 // settle waits for background rewrites.
+func (f *fixture) clear(t testing.TB, a address.Addr) {
+	t.Helper()
+	if err := f.Cleared(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (f *fixture) settle(t testing.TB) {
 	t.Helper()
 	if err := f.tasks.Wait(t.Context()); err != nil {
@@ -246,10 +253,48 @@ func TestBlockingAndFreeing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	f.clear(t, b)
 	f.create(t, "bob@example.org", strongPassword)
 	want := []string{"alice@example.org 1", "alice@example.org 1", "bob@example.org 0"}
 	if !reflect.DeepEqual(f.ended, want) {
 		t.Errorf("ended %q", f.ended)
+	}
+}
+
+// TestANameIsFreeWhenItsMailIsGone: who takes the name of a deleted account must not
+// find its mail, whatever happens between the rows and the mail.
+func TestANameIsFreeWhenItsMailIsGone(t *testing.T) {
+	f := setUp(t, Options{}, "CREATE TABLE mailbox_modseq (username TEXT PRIMARY KEY, modseq INTEGER NOT NULL DEFAULT 0)",
+		"INSERT INTO mailbox_modseq VALUES ('alice@example.org', 7), ('bob@example.org', 8)")
+	a := f.create(t, "alice@example.org", strongPassword)
+	if err := f.Delete(t.Context(), a, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, doing := range []string{"at once", "read again"} {
+		if got := f.Removals(); len(got) != 1 || got[0] != a || !f.Removing(a) {
+			t.Errorf("%s: removals %v", doing, got)
+		}
+		if err := f.Create(t.Context(), New{Addr: a, Password: []byte(strongPassword)}); !fault.Is(err, fault.Busy) || f.Exists(a) {
+			t.Errorf("%s: made anew: %v", doing, err)
+		}
+		if err := f.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.count(t, "SELECT sum(modseq) FROM mailbox_modseq"); n != 8 {
+		t.Errorf("counters of earlier versions: %d are left", n)
+	}
+	for range 2 {
+		f.clear(t, a)
+	}
+	if f.Removing(a) || len(f.Removals()) != 0 || f.count(t, "SELECT count(*) FROM removals") != 0 {
+		t.Error("a cleared removal is remembered")
+	}
+	f.create(t, "alice@example.org", strongPassword)
+	// What hands make by SQL is an account.
+	f.write(t, "INSERT INTO removals VALUES ('alice@example.org', 1)")
+	if err := f.Reload(t.Context()); err != nil || f.Removing(a) {
+		t.Errorf("an account that is there is being removed (%v)", err)
 	}
 }
 

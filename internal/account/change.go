@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -45,7 +46,8 @@ type New struct {
 //
 // The rules of Policy are for the caller to ask. Errors: fault.Invalid for an
 // empty password or a bad hash, fault.Exists, fault.Refused for a blocked
-// address or a token that is unknown, expired or used up, fault.Busy.
+// address or a token that is unknown, expired or used up, fault.Busy, also while
+// the mail of an account that had the name is being removed.
 func (s *Store) Create(ctx context.Context, n New) error {
 	if s.Exists(n.Addr) {
 		return fault.New(fault.Exists, "The account exists already")
@@ -89,6 +91,9 @@ func (s *Store) insert(ctx context.Context, tx *db.Tx, a address.Addr, e *entry)
 	columns, values, args := s.layout.name+", "+s.layout.hash, "?, ?", []any{wire, e.hash}
 	if s.layout.created {
 		columns, values, args = columns+", created_at", values+", ?", append(args, e.created)
+	}
+	if s.Removing(a) { // the next owner of a name must not find the mail of the last
+		return fault.New(fault.Busy, "The account is being removed, try again later")
 	}
 	n, err := tx.Exec(ctx, "INSERT INTO passwords ("+columns+") SELECT "+values+
 		" WHERE NOT EXISTS (SELECT 1 FROM blocked_users WHERE username = ?)", append(args, wire)...)
@@ -232,7 +237,8 @@ var errNone = fault.New(fault.NotFound, "no such account")
 // that no login can make it anew; this also works for an address that has no
 // account. Without a reason such an address is fault.NotFound.
 //
-// Ended(Removed) tells the owners of sessions, mail and push tokens.
+// Ended(Removed) tells the owners of sessions, mail and push tokens. Until one of
+// them says Cleared the name is not free; after a crash Removals has it.
 func (s *Store) Delete(ctx context.Context, a address.Addr, blockReason string) error {
 	existed := false
 	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -254,7 +260,8 @@ func (s *Store) Delete(ctx context.Context, a address.Addr, blockReason string) 
 	return err
 }
 
-// deleteRows removes every spelling that memory knows and the normal form.
+// deleteRows removes every spelling that memory knows and the normal form, and
+// notes that what belongs to the account is to be removed.
 func (s *Store) deleteRows(ctx context.Context, tx *db.Tx, a address.Addr) (n int64, err error) {
 	wire := a.Wire()
 	names := []string{wire}
@@ -272,13 +279,51 @@ func (s *Store) deleteRows(ctx context.Context, tx *db.Tx, a address.Addr) (n in
 		if _, err := tx.Exec(ctx, "DELETE FROM quotas WHERE username = ?", name); err != nil {
 			return 0, err
 		}
+		// Earlier versions count changes of mailboxes there.
+		if _, err := tx.Exec(ctx, "DELETE FROM mailbox_modseq WHERE username = ?", name); err != nil {
+			return 0, err
+		}
+	}
+	if _, err := tx.Exec(ctx, "INSERT INTO removals (username, removed_at) VALUES (?, ?) ON CONFLICT DO NOTHING", wire, s.now().Unix()); err != nil {
+		return 0, err
 	}
 	tx.AfterCommit(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.all, a)
+		s.removing[a] = struct{}{}
 	})
 	return n, nil
+}
+
+// Removing reports whether a was deleted and its mail may still be there.
+func (s *Store) Removing(a address.Addr) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.removing[a]
+	return ok
+}
+
+// Removals returns the addresses for which Removing is true.
+func (s *Store) Removals() []address.Addr {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.removing))
+}
+
+// Cleared says that nothing of a deleted account is left: its name is free.
+func (s *Store) Cleared(ctx context.Context, a address.Addr) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, "DELETE FROM removals WHERE username = ?", a.Wire()); err != nil {
+			return err
+		}
+		tx.AfterCommit(func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.removing, a)
+		})
+		return nil
+	})
 }
 
 // Block forbids a to log in, register and receive, and ends its sessions. The

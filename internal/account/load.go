@@ -28,6 +28,7 @@ func layoutOf(columns []string) layout {
 type loaded struct {
 	all        map[address.Addr]*entry
 	blocked    map[address.Addr]*blockRow
+	removing   map[address.Addr]struct{}
 	byDefault  int64
 	unreadable int // rows whose name is no address
 	doubles    int // rows whose name is another spelling of one that is kept
@@ -59,7 +60,7 @@ func (s *Store) publish(l *loaded, lay layout) {
 			e.live = old.live
 		}
 	}
-	s.all, s.blocked, s.layout = l.all, l.blocked, lay
+	s.all, s.blocked, s.removing, s.layout = l.all, l.blocked, l.removing, lay
 	s.byDefault.Store(l.byDefault)
 }
 
@@ -69,7 +70,7 @@ func load(ctx context.Context, q *db.Q) (*loaded, layout, error) {
 		return nil, layout{}, err
 	}
 	lay := layoutOf(columns)
-	l := &loaded{all: make(map[address.Addr]*entry), blocked: make(map[address.Addr]*blockRow)}
+	l := &loaded{all: make(map[address.Addr]*entry), blocked: make(map[address.Addr]*blockRow), removing: make(map[address.Addr]struct{})}
 	quotas, err := l.quotas(ctx, q)
 	if err != nil {
 		return nil, lay, err
@@ -77,7 +78,29 @@ func load(ctx context.Context, q *db.Q) (*loaded, layout, error) {
 	if err := l.passwords(ctx, q, lay, quotas); err != nil {
 		return nil, lay, err
 	}
+	if err := l.removals(ctx, q); err != nil {
+		return nil, lay, err
+	}
 	return l, lay, l.blocks(ctx, q)
+}
+
+func (l *loaded) removals(ctx context.Context, q *db.Q) error {
+	rows, err := q.Query(ctx, "SELECT username FROM removals")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return fault.Wrap(fault.Internal, err, "account: read removals")
+		}
+		// An account that hands made anew by SQL keeps what it has.
+		if a, err := address.Parse(name); err == nil && l.all[a] == nil {
+			l.removing[a] = struct{}{}
+		}
+	}
+	return fault.Wrap(fault.Busy, rows.Err(), "account: read removals")
 }
 
 // quotas reads the rows as entries by the name that stands in the table.

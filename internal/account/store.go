@@ -70,9 +70,10 @@ type Store struct {
 	tasks     task.Group
 	rewrite   chan struct{} // one background rewrite at a time
 
-	mu      sync.RWMutex // guards the fields below
-	all     map[address.Addr]*entry
-	blocked map[address.Addr]*blockRow
+	mu       sync.RWMutex // guards the fields below
+	all      map[address.Addr]*entry
+	blocked  map[address.Addr]*blockRow
+	removing map[address.Addr]struct{} // deleted, and not cleared yet
 
 	dirtyMu sync.Mutex // guards the field below
 	dirty   map[address.Addr]struct{}

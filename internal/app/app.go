@@ -69,8 +69,10 @@ type App struct {
 	booted     time.Time
 
 	reload sync.Mutex // one reload or change of a setting at a time
-	conf   atomic.Pointer[config.Config]
-	limits atomic.Pointer[limits] // of IMAP, as last asked for
+
+	clearing sync.Mutex // one removal of what belonged to an account at a time
+	conf     atomic.Pointer[config.Config]
+	limits   atomic.Pointer[limits] // of IMAP, as last asked for
 
 	db       *db.DB
 	settings *settings.Store
@@ -124,7 +126,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		a.openConfig, a.openState, a.openNouns, a.openStore, a.openFederation, a.openFlows, a.openDesk,
+		a.openConfig, a.openState, a.openNouns, a.openStore, a.openFederation, a.openFlows, a.openDesk, a.clearRest,
 	} {
 		if err := step(ctx); err != nil {
 			return a, err
@@ -465,14 +467,11 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 		a.smtp.EndSessions(x)
 		a.imap.EndSessions(x)
 	}
-	if why == account.Removed && a.push != nil {
-		a.push.Forget(x)
-	}
-	if why == account.Removed && a.devices != nil {
+	if why == account.Removed {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := a.devices.Remove(ctx, x); err != nil {
-			a.log.Warn("push tokens of a removed account stay", "err", err)
+		if err := a.clear(ctx, x); err != nil { // the caller tries again, or the next start
+			a.log.Warn("not all of a removed account is removed", "account", x, "err", err)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func (a *App) openDesk(context.Context) error {
 		Where:      ops.Where{StateDir: absolute(a.StateDir), Database: a.db.Path()},
 		Measured:   a.measured,
 		Link:       func(x address.Addr, password string) string { return invite.Link(x, password, a.Server()) },
-		RemoveMail: a.store.RemoveAccount,
+		RemoveMail: a.clear,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
 		Push:       a.pushFacts, ResetPush: a.push.Reset,
 		Exchangers: a.fed.boxes,

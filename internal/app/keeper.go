@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -67,7 +68,34 @@ func (a *App) forget(ctx context.Context, x address.Addr) error {
 	if err := a.accounts.Delete(ctx, x, ""); err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	return a.store.RemoveAccount(ctx, x)
+	return a.clear(ctx, x)
+}
+
+// clear removes all that belongs to an account whose rows are gone, and frees its
+// name. It may be called again.
+func (a *App) clear(ctx context.Context, x address.Addr) error {
+	a.clearing.Lock()
+	defer a.clearing.Unlock()
+	if a.accounts.Exists(x) {
+		return nil // cleared before, and made anew
+	}
+	if a.push != nil {
+		a.push.Forget(x)
+	}
+	if err := errors.Join(a.devices.Remove(ctx, x), a.store.RemoveAccount(ctx, x)); err != nil {
+		return err
+	}
+	return a.accounts.Cleared(ctx, x)
+}
+
+// clearRest does what a stop or a crash has left of removals.
+func (a *App) clearRest(ctx context.Context) error {
+	for _, x := range a.accounts.Removals() {
+		if err := a.clear(ctx, x); err != nil {
+			a.log.Warn("the rest of a removed account stays until the next start", "account", x, "err", err)
+		}
+	}
+	return nil
 }
 
 // storage tells what this server takes: counters that are kept anyway, and one

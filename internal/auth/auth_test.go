@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -196,7 +197,8 @@ func TestTheLoginTable(t *testing.T) {
 		{name: "9 IP of a named server", user: "alicealice@203.0.113.5", password: strong, reason: "local_domains"},
 		{name: "9 development", domains: account.DomainOptions{Dev: true}, user: "alicealice@[127.0.0.1]", password: strong, want: "+alicealice@[127.0.0.1]"},
 		{name: "9 name of a deleted account", prepare: func(t *testing.T, h *house) {
-			if err := h.accounts.Delete(t.Context(), h.create(t, "alicealice@example.org", weak), ""); err != nil {
+			a := h.create(t, "alicealice@example.org", weak)
+			if err := errors.Join(h.accounts.Delete(t.Context(), a, ""), h.accounts.Cleared(t.Context(), a)); err != nil {
 				t.Fatal(err)
 			}
 		}, user: "alicealice@example.org", password: strong, want: "+alicealice@example.org"},

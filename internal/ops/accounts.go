@@ -462,7 +462,7 @@ func (d *Desk) ban(ctx context.Context, u User) (User, error) {
 }
 
 // take removes credentials first, then mail: when it is interrupted the account
-// is of no use, and the same command again does the rest.
+// is of no use, and the same command again, or the next start, does the rest.
 func (d *Desk) take(ctx context.Context, a address.Addr, reason string) (User, error) {
 	reason, err := oneLine(reason)
 	if err != nil {

@@ -146,9 +146,9 @@ func newHouse(t testing.TB) *house {
 			return h.undelivered, h.fail
 		},
 		Link: func(a address.Addr, password string) string { return "dclogin:" + a.Wire() + "?p=" + password },
-		RemoveMail: func(_ context.Context, a address.Addr) error {
+		RemoveMail: func(ctx context.Context, a address.Addr) error {
 			delete(h.used, a.Local())
-			return os.RemoveAll(mail(a))
+			return errors.Join(os.RemoveAll(mail(a)), h.accounts.Cleared(ctx, a))
 		},
 		Status: func(context.Context) Status { return Status{Running: true, Services: []Service{}, Ports: h.ports} },
 		Realtime: func() RealtimeFacts {
