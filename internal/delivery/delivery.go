@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
@@ -177,6 +178,9 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 			h.Release()
 		}
 	}()
+	if rules[e.Via].foreign && e.From.Local() == "admin" && s.Local(e.From.Domain()) {
+		return res, nil // our notices come from there, and not by this door: dropped
+	}
 	var elsewhere []address.Addr
 	for _, to := range e.To {
 		if s.Outgoing != nil && !s.Local(to.Domain()) {
@@ -188,7 +192,7 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 			res.Local++
 			continue
 		}
-		h, err := s.admit(to, body.Size())
+		h, err := s.admit(e.Via, to, body.Size())
 		if err != nil {
 			res.Failed = append(res.Failed, Failure{To: to, Err: err})
 			continue
@@ -232,9 +236,10 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 }
 
 // admit decides about one recipient and sets its room aside.
-func (s *Service) admit(to address.Addr, size int64) (*quota.Reservation, error) {
-	// A blocked name answers like one that never was.
-	if !s.Accounts.Exists(to) || s.Accounts.Blocked(to) {
+func (s *Service) admit(via Via, to address.Addr, size int64) (*quota.Reservation, error) {
+	// A blocked name answers like one that never was, and so do the names of offices
+	// to strangers.
+	if !s.Accounts.Exists(to) || s.Accounts.Blocked(to) || rules[via].foreign && account.Reserved(to.Local()) {
 		return nil, fault.New(fault.NotFound, "No such user here")
 	}
 	return s.Quota.Reserve(to, size)

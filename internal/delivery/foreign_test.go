@@ -134,6 +134,36 @@ func TestForeignMailThatIsNotTaken(t *testing.T) {
 	}
 }
 
+// TestOfficesAreNotForStrangers: reserved names get nothing from outside, even when an
+// operator made such an account, and nobody outside speaks in the operator's name.
+func TestOfficesAreNotForStrangers(t *testing.T) {
+	h := build(t, "b@x.org", "postmaster@x.org")
+	h.Origins = &origins{}
+	for _, via := range []Via{Inbound, Federation} {
+		if res, err := h.send(t, via, "a@y.org", sealed("a@y.org", 500), "Postmaster@x.org"); !fault.Is(err, fault.NotFound) {
+			t.Error(via, "to an office:", res, err)
+		}
+		if res, err := h.send(t, via, "a@y.org", sealed("a@y.org", 600), "postmaster@x.org", "b@x.org"); err != nil || res.Local != 1 || len(res.Failed) != 1 {
+			t.Error(via, "to an office and to somebody:", res, err)
+		}
+		if res, err := h.send(t, via, "Admin@x.org", sealed("admin@x.org", 700), "b@x.org"); err != nil || res.Local != 0 {
+			t.Error(via, "in the operator's name:", res, err)
+		}
+	}
+	if res, err := h.send(t, Inbound, "admin@y.org", sealed("admin@y.org", 800), "b@x.org"); err != nil || res.Local != 1 {
+		t.Error("of the operator of another server:", res, err)
+	}
+	if got := h.list(t, "postmaster@x.org"); len(got) != 0 {
+		t.Error("stored:", got)
+	}
+	if got := h.list(t, "b@x.org"); len(got) != 2 { // one came by two doors
+		t.Error(len(got), "messages for b, want 2")
+	}
+	if _, err := h.send(t, Submission, "b@x.org", sealed("b@x.org", 500), "postmaster@x.org"); err != nil {
+		t.Error("our own users may:", err)
+	}
+}
+
 // Whoever did not hear the answer sends again, by any door.
 func TestRepeatedMailIsStoredOnce(t *testing.T) {
 	h := build(t, "b@x.org", "c@x.org")
