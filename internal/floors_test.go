@@ -17,7 +17,7 @@ import (
 var floors = [][]string{
 	0: {"address", "units", "fault", "safefile", "task", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf"},
-	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres"},
+	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer", "backup"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
@@ -37,6 +37,7 @@ var sideways = map[[2]string]string{
 	{"quota", "db"}:       "the database handle is the cellar of floor 2",
 	{"policy", "db"}:      "the database handle is the cellar of floor 2",
 	{"peers", "db"}:       "the database handle is the cellar of floor 2",
+	{"totals", "db"}:      "the database handle is the cellar of floor 2",
 	{"device", "db"}:      "the database handle is the cellar of floor 2",
 	{"share", "db"}:       "the database handle is the cellar of floor 2",
 	{"event", "mailbox"}:  "a wake-up names a mailbox",

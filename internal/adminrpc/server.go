@@ -59,7 +59,7 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 	o := object{
 		"version": Version(), "users": object{"registered": st.RegisteredUsers},
 		"uptime":        object{"boot_time": st.BootTime, "duration": clock(st.Uptime)},
-		"sent_messages": st.Counters["messages_accepted"], "received_messages": st.Counters["copies_stored"],
+		"sent_messages": st.Counters["sent_messages"], "received_messages": st.Counters["received_messages"],
 		"message_retention": retention,
 	}
 	for _, v := range st.Services {

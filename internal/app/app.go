@@ -42,6 +42,7 @@ import (
 	"madmail/internal/settings"
 	"madmail/internal/smtpserver"
 	"madmail/internal/task"
+	"madmail/internal/totals"
 	"madmail/internal/upkeep"
 	"madmail/internal/website"
 )
@@ -89,6 +90,7 @@ type App struct {
 	imap     *imapserver.Server
 	web      *website.Server
 	jobs     *upkeep.Scheduler
+	totals   *totals.Store
 	Ops      ops.Table
 
 	fed    federation
@@ -400,7 +402,7 @@ func (a *App) openStore(ctx context.Context) error {
 	})
 }
 
-func (a *App) openFlows(context.Context) error {
+func (a *App) openFlows(ctx context.Context) error {
 	if err := a.openPush(); err != nil {
 		return err
 	}
@@ -416,8 +418,13 @@ func (a *App) openFlows(context.Context) error {
 	if err := a.openKeeper(); err != nil {
 		return err
 	}
+	if a.totals, err = totals.Open(ctx, a.db, a.counts); err != nil {
+		return err
+	}
 	a.jobs, err = upkeep.New(a.Log.Logger("tasks"), append([]upkeep.Job{
 		{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
+		{Name: "flush-usage", Every: 30 * time.Second, AtStop: true, Run: func(ctx context.Context) error { return a.quota.Save(ctx, a.db) }},
+		{Name: "flush-counts", Every: 30 * time.Second, AtStop: true, Run: a.totals.Flush},
 		{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
 		a.flushPeers(), a.pruneKeys(),
 		{Name: "forget-fetched", Every: 24 * time.Hour, Run: a.fed.boxes.Forget},
@@ -427,6 +434,15 @@ func (a *App) openFlows(context.Context) error {
 	}
 	a.onStop(a.jobs.Stop)
 	return a.jobs.Start(context.Background())
+}
+
+// counts are what was done since the start, by the names of the table message_stats.
+func (a *App) counts() map[string]int64 {
+	d := a.intake.Stats()
+	return map[string]int64{
+		"sent_messages": d.Accepted, "received_messages": d.Stored, "outbound_messages": a.fed.peers.Sum().Delivered,
+		"push_successful_notifications": a.push.Stats().Sent,
+	}
 }
 
 // maxSize is the size limit of a message: the smaller of the two settings.

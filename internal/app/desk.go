@@ -96,6 +96,9 @@ func (a *App) status(context.Context) ops.Status {
 		"imap_logins": im.Logins, "imap_failed_logins": im.FailedLogins, "smtp_logins": sm.Logins, "smtp_failed_logins": sm.FailedLogins,
 		"storage_bytes": bytes, "storage_messages": messages,
 	}
+	for name, n := range a.totals.All() {
+		st.Counters[name] = n
+	}
 	st.Counters["memory_bytes"] = memoryUsed()
 	p := a.push.Stats()
 	st.Counters["push_sent"], st.Counters["push_gone"], st.Counters["push_failed"], st.Counters["push_pending"] = p.Sent, p.Gone, p.Failed, int64(p.Pending)

@@ -6,7 +6,7 @@
 // subtracts the exact size of each stored and removed message; hydration and
 // repair set them from the disk.
 //
-// All methods may be called from many goroutines and none blocks on disk.
+// All methods may be called from many goroutines, and none but Save blocks on disk.
 package quota
 
 import (
@@ -24,8 +24,12 @@ const Unlimited int64 = math.MaxInt64
 type Cache struct {
 	limit func(address.Addr) int64
 
-	mu sync.Mutex // guards the field below
-	m  map[address.Addr]*entry
+	saving   sync.Mutex // one Save at a time; above mu
+	compared bool       // guarded by saving: all rows were looked at
+
+	mu      sync.Mutex // guards the fields below
+	m       map[address.Addr]*entry
+	unsaved map[address.Addr]struct{} // changed since the last Save
 }
 
 type entry struct {
@@ -37,7 +41,7 @@ func (e *entry) taken() int64 { return max(0, e.used) + e.reserved }
 // New returns an empty cache. limit gives an account's storage limit in bytes;
 // it is called often, from many goroutines, and must only read memory.
 func New(limit func(address.Addr) int64) *Cache {
-	return &Cache{limit: limit, m: make(map[address.Addr]*entry)}
+	return &Cache{limit: limit, m: make(map[address.Addr]*entry), unsaved: make(map[address.Addr]struct{})}
 }
 
 func (c *Cache) entryLocked(a address.Addr) *entry {
@@ -111,6 +115,7 @@ func (c *Cache) Add(a address.Addr, bytes, messages int64) {
 	e := c.entryLocked(a)
 	e.used += bytes
 	e.messages += messages
+	c.unsaved[a] = struct{}{}
 	if *e == (entry{}) {
 		delete(c.m, a)
 	}
