@@ -79,7 +79,7 @@ func (s *Store) folderNames(a address.Addr) ([]string, error) {
 	var names []string
 	for _, e := range list {
 		name := decodeName(e.Name())
-		if c, err := cleanName(name); err != nil || c != name || !e.IsDir() || name == mailbox.Inbox {
+		if c, err := cleanName(name); err != nil || c != name || !e.IsDir() || name == mailbox.Inbox || encodeName(name) != e.Name() {
 			continue
 		}
 		names = append(names, name)

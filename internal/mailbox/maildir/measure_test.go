@@ -102,3 +102,44 @@ func TestMeasuringARemovedAccountLeavesNothing(t *testing.T) {
 		t.Error("the store remembers a mailbox of an account that is gone")
 	}
 }
+
+// TestFoldersOfEarlierVersionsAreFound: the second version wrote names as they are
+// where ours have a percent form. None is lost, none stands for another.
+func TestFoldersOfEarlierVersionsAreFound(t *testing.T) {
+	dir := t.TempDir()
+	a := inbox(t, "a@x.org")
+	names := []string{"100%", ".drafts", "a:b", "%41", "a%2fb", "plain", "Привет"}
+	for _, n := range append(names, "..dots", "taken%", "taken%25") {
+		d := filepath.Join(dir, "mail", "a@x.org", "folders", n, "Maildir", "new")
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, "m"), []byte(n+"\r\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // a second start finds them, too
+		s := open(t, Options{Dir: dir})
+		if err := s.Hydrate(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		boxes, err := s.Boxes(t.Context(), a.Account)
+		if err != nil || len(boxes) != 1+len(names)+2 {
+			t.Errorf("%d mailboxes, %v: %v", len(boxes), err, boxes)
+		}
+		for _, n := range names {
+			got := contents(t, s, mailbox.Box{Account: a.Account, Name: n})
+			if len(got) != 1 || got[1] != n+"\r\n" {
+				t.Errorf("%q holds %v", n, got)
+			}
+		}
+		// Of two that would become one the first keeps its place, and the other its mail.
+		if got := contents(t, s, mailbox.Box{Account: a.Account, Name: "taken%"}); len(got) != 1 || got[1] != "taken%25\r\n" {
+			t.Errorf("two directories: %v", got)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "mail", "a@x.org", "folders", "taken%", "Maildir", "new", "m")); err != nil {
+			t.Error(err)
+		}
+		closeStore(t, s)
+	}
+}

@@ -321,7 +321,45 @@ func (s *Store) Hydrate(ctx context.Context, progress func(done int)) error {
 	return errors.Join(err, g.Wait())
 }
 
+// respell gives the directories of mailboxes that others made the names that the
+// store looks for: the second version wrote "100%" and ".drafts" as they are.
+func (s *Store) respell(a address.Addr) error {
+	folders := filepath.Join(s.accountDir(a), "folders")
+	list, err := os.ReadDir(folders)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return trouble(err, "list mailboxes")
+	}
+	for _, e := range list {
+		raw := e.Name()
+		if !e.IsDir() || encodeName(decodeName(raw)) == raw {
+			continue
+		}
+		if c, err := cleanName(raw); err != nil || c != raw {
+			s.log.Warn("a directory beside the mailboxes cannot be one", "err", err)
+			continue
+		}
+		to := filepath.Join(folders, encodeName(raw))
+		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+			s.log.Warn("two directories stand for one mailbox; one is left aside")
+			continue
+		}
+		if err := s.disk.rename(filepath.Join(folders, raw), to); err != nil {
+			return trouble(err, "rename a mailbox of an earlier version")
+		}
+		if err := s.disk.syncDir(folders); err != nil {
+			return trouble(err, "rename a mailbox of an earlier version")
+		}
+	}
+	return nil
+}
+
 func (s *Store) hydrate(ctx context.Context, a address.Addr) error {
+	if err := s.respell(a); err != nil {
+		return err
+	}
 	keys, err := s.keysOf(a)
 	if err != nil {
 		return err
