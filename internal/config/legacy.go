@@ -104,7 +104,7 @@ var modules = map[string]map[string]string{
 var smtpDirectives = map[string]string{
 	"max_message_size": "max_message_size", "proxy_protocol": shape,
 	"hostname": shape, "tls": shape, "auth": shape, "insecure_auth": shape, "check": shape, "dmarc": shape, "limits": noUse,
-	"sasl_login": always, "require_pgp": always, "pgp_allow_secure_join": always, "pgp_passthrough_senders": noUse, "pgp_passthrough_recipients": noUse,
+	"sasl_login": always, "require_pgp": always, "pgp_allow_secure_join": shape, "pgp_passthrough_senders": noUse, "pgp_passthrough_recipients": noUse,
 	"source": shape, "default_source": shape, "destination": shape, "default_destination": shape, "deliver_to": shape, "modify": shape,
 	"reject": shape, "dkim": shape, "io_debug": noUse, "debug": noUse, "write_timeout": noUse, "read_timeout": noUse, "max_header_size": noUse,
 	"max_recipients": noUse, "max_received": noUse, "smtp_max_line_length": noUse, "max_logged_rcpt_errors": noUse, "defer_sender_reject": noUse, "buffer": noUse,
@@ -370,6 +370,8 @@ func (l *legacy) shape(d directive, module string) {
 		if module != "" && len(d.args) == 1 && l.c.Hostname != "" && d.args[0] != l.c.Hostname {
 			l.note(d, "has no effect", "the server has one name")
 		}
+	case "pgp_allow_secure_join":
+		l.join(d)
 	case "check":
 		l.checks(d)
 	case "mx_auth":
@@ -501,11 +503,21 @@ func (l *legacy) proxies(d directive) {
 	l.put(d, "proxy_protocol", strings.Join(trusted, " "))
 }
 
+// join reads whether the clear-text step of the old SecureJoin handshake may pass.
+func (l *legacy) join(d directive) {
+	if d.off() {
+		l.note(d, "is a setting", "run madmail settings set allow_clear_securejoin false")
+	}
+}
+
 func (l *legacy) checks(d directive) {
 	for _, x := range d.block {
 		switch x.name {
 		case "pgp_encryption":
 			for _, y := range x.block {
+				if y.name == "allow_secure_join" {
+					l.join(y)
+				}
 				if y.name == "require_encryption" && len(y.args) > 0 && !isYes(y.args[0]) || strings.HasPrefix(y.name, "passthrough_") {
 					l.note(y, "has no effect", "mail between servers of this kind is encrypted, without exceptions")
 				}

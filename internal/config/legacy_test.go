@@ -189,9 +189,10 @@ func TestASmallFileStaysSmall(t *testing.T) {
 
 func TestWhatHasNoEffectIsSaid(t *testing.T) {
 	for text, want := range map[string]string{
-		"hostnam a.example.org":                     "test.conf:1: hostnam: unknown directive (did you mean hostname?)",
-		"auth.ldap x {\n}":                          "test.conf:1: auth.ldap: unknown module",
-		"smtp tcp://0.0.0.0:25 {\n auth_mechs x\n}": "test.conf:2: auth_mechs: unknown directive of smtp",
+		"hostnam a.example.org":                                 "test.conf:1: hostnam: unknown directive (did you mean hostname?)",
+		"auth.ldap x {\n}":                                      "test.conf:1: auth.ldap: unknown module",
+		"smtp tcp://0.0.0.0:25 {\n auth_mechs x\n}":             "test.conf:2: auth_mechs: unknown directive of smtp",
+		"smtp tcp://0.0.0.0:25 {\n pgp_allow_secure_join no\n}": "test.conf:2: pgp_allow_secure_join: is a setting (run madmail settings set allow_clear_securejoin false)",
 		"tls off": "test.conf:1: tls: has no effect (clients are served over TLS)",
 		"tls {\n loader acme {\n dns gandi\n }\n}":        "test.conf:3: dns: has no effect (certificates are asked for over HTTP, port 80)",
 		"imap tls://0.0.0.0:993 tls://[::]:993 {\n}":      "test.conf:1: imap: \"tls://[::]:993\" is not served: imap_tls_listen has an address already (one address for each service)",

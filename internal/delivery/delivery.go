@@ -50,6 +50,9 @@ type Options struct {
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
 	Origins Origins
+	// NoSecureJoin, when not nil, says whether the clear-text step of the old SecureJoin
+	// handshake is refused.
+	NoSecureJoin func() bool
 	// Delivered, when not nil, is told of each account that got a message from somebody
 	// else. It must return at once.
 	Delivered func(to address.Addr)

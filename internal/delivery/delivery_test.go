@@ -145,6 +145,68 @@ func TestAMessageReachesEveryRecipientThatExists(t *testing.T) {
 	}
 }
 
+// TestEveryDoorAsksTheSameGate: each ingress gives each message the same verdict, but
+// for what the rules of direction say. Number 40 of the known failures passed whatever
+// had the words of PGP/MIME in it.
+func TestEveryDoorAsksTheSameGate(t *testing.T) {
+	good := sealed("a@x.org", 300)
+	literal := strings.Replace(sealed("a@x.org", 300), "0v8A", "y/8A", 1) // packet 11 for packet 18
+	if literal == good {
+		t.Fatal("no other packet was made")
+	}
+	join := "From: <a@x.org>\r\nSecure-Join: vc-request\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nSecure-Join: vc-request\r\n--b--\r\n"
+	report := "From: Mailer-Daemon@y.org\r\nAuto-Submitted: auto-replied\r\nContent-Type: multipart/report; boundary=b\r\n\r\n--b\r\n\r\nfailed\r\n--b--\r\n"
+	messages := []struct {
+		name, text string
+		out, in    bool // passes on the way out, and in
+	}{
+		{"encrypted", good, true, true},
+		{"clear", "From: <a@x.org>\r\n\r\nhello\r\n", false, false},
+		{"words of PGP/MIME", "From: <a@x.org>\r\nContent-Type: text/plain; x=\"application/pgp-encrypted\"\r\n\r\napplication/pgp-encrypted\r\n-----BEGIN PGP MESSAGE-----\r\n", false, false},
+		{"not what it says", literal, false, false},
+		{"one part", good[:strings.Index(good, "--b\r\nContent-Type: application/octet")] + "--b--\r\n", false, false},
+		{"old handshake", join, true, true},
+		{"report", report, false, true},
+	}
+	for via := range Via(len(rules)) {
+		for _, m := range messages {
+			for _, off := range []bool{false, true} {
+				h := build(t, "a@x.org", "b@x.org")
+				h.NoSecureJoin = func() bool { return off }
+				e := envelope(t, via, "a@x.org", "b@x.org")
+				if rules[via].bound {
+					e.Identity = e.From
+				}
+				want := m.in
+				switch {
+				case rules[via].exempt:
+					want = true
+				case off && m.name == "old handshake":
+					want = false
+				case rules[via].outgoing:
+					want = m.out
+				}
+				text := m.text
+				var err error
+				if via == Append {
+					_, err = h.Append(t.Context(), mailbox.Target{Box: mailbox.Box{Account: e.From, Name: mailbox.Inbox}}, strings.NewReader(text), int64(len(text)))
+				} else {
+					if rules[via].bound {
+						text = strings.Replace(text, "Mailer-Daemon@y.org", "a@x.org", 1)
+					}
+					_, err = h.Accept(t.Context(), e, strings.NewReader(text))
+				}
+				if want && err != nil || !want && !fault.Is(err, fault.Unencrypted) {
+					t.Errorf("%v, %s, handshake refused %v: %v; want accepted %v", via, m.name, off, err, want)
+				}
+				if !want && fault.UserText(err) != "Encryption Needed: Invalid Unencrypted Mail" {
+					t.Errorf("%v, %s: %q", via, m.name, fault.UserText(err))
+				}
+			}
+		}
+	}
+}
+
 func TestRefusalsLeaveNothingBehind(t *testing.T) {
 	good := sealed("a@x.org", 300)
 	clear := "From: <a@x.org>\r\nSubject: hi\r\n\r\nhello\r\n"

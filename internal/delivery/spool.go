@@ -35,8 +35,9 @@ func (s *Service) spool(ctx context.Context, e *Envelope, r io.Reader) (mailbox.
 func (s *Service) read(ctx context.Context, e *Envelope, r io.Reader, w mailbox.BodyWriter, keep bool) (gate.Verdict, error) {
 	rule := rules[e.Via]
 	check := gate.New(gate.Options{
-		Outgoing: rule.outgoing,
-		ToSelf:   len(e.To) == 1 && e.To[0] == e.From,
+		Outgoing:     rule.outgoing,
+		NoSecureJoin: s.NoSecureJoin != nil && s.NoSecureJoin(),
+		ToSelf:       len(e.To) == 1 && e.To[0] == e.From,
 	})
 	in := intake{keep: keep, hide: rule.hide, check: check, w: w, left: s.MaxSize(e.Via)}
 	if err := in.copy(ctx, r); err != nil {

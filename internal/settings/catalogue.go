@@ -56,6 +56,7 @@ const (
 	FederationBounce  Key = "__FEDERATION_BOUNCE__"
 	RequireDKIM       Key = "__FEDERATION_REQUIRE_DKIM__"
 	AllowRemoteRcpt   Key = "__ALLOW_INBOUND_REMOTE_RCPT__"
+	ClearSecureJoin   Key = "__ALLOW_CLEAR_SECUREJOIN__"
 	DKIMSelector      Key = "__DKIM_SELECTOR__"
 	MTASTSMode        Key = "__MTA_STS_MODE__"
 	AppendLimit       Key = "__APPENDLIMIT__"
@@ -212,6 +213,7 @@ var catalogue = []Entry{
 	{Key: FederationBounce, Default: "false", Doc: "Tell senders on other servers which recipients of a message were unknown or full when others here got it."},
 	{Key: RequireDKIM, Kind: Enum, Default: "off", Values: []string{"off", "report", "require"}, Doc: "Mail from a domain name without a DKIM signature that holds: taken, taken with a warning in the log, or refused. Mail from IP addresses has none and is taken."},
 	{Key: AllowRemoteRcpt, Default: "false", Doc: "Accept mail on port 25 for domains that are not ours (an open relay)."},
+	{Key: ClearSecureJoin, Default: "true", Doc: "Let the first message of the old SecureJoin handshake pass, which is not encrypted; invite links of earlier clients need it."},
 	{Key: DKIMSelector, Kind: Text, Default: "default", Effect: Component, Targets: []string{"dkim"}, check: checkLabel, Doc: "Selector of the DKIM key."},
 	{Key: MTASTSMode, Kind: Enum, Default: "testing", Values: []string{"none", "testing", "enforce"}, Doc: "Mode in the published MTA-STS policy."},
 	{Key: AppendLimit, Kind: Size, Default: "100M", check: checkPositiveSize, Doc: "Largest message that IMAP APPEND takes; the smaller of this and the message size counts."},
