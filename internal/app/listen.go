@@ -393,6 +393,9 @@ func bindError(w config.Listener, ours []Bound, err error) error {
 				return fault.WithHint(fault.Wrap(fault.Invalid, err, w.Name), fmt.Sprintf("%s of this server has port %s already", b.Name, port))
 			}
 		}
+		if who := holder(w.Net, port); who != "" {
+			return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("%s holds port %s", who, port))
+		}
 		return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("another program holds port %s; ss -%slnp names it", port, w.Net[:1]))
 	}
 	return fault.Wrap(fault.Invalid, err, w.Name)
