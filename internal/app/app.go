@@ -51,6 +51,7 @@ type Options struct {
 	ConfigPath string
 	StateDir   string // flag; "" lets the configuration decide
 	Debug      bool
+	Log        []string // targets; nil leaves them to the configuration
 	// Config is used instead of reading ConfigPath; only a reload reads it.
 	Config *config.Config
 	// Offline builds what operator actions need and opens no door.
@@ -269,7 +270,11 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 	if filter == "" && !conf.Debug && !a.opt.Debug && a.opt.Env("CHATMAIL_TURN_DEBUG") == "1" {
 		filter = "warn,turn=debug"
 	}
-	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: conf.LogTargets(), Disabled: disabled, Filter: filter})
+	targets := conf.LogTargets()
+	if len(a.opt.Log) > 0 {
+		targets = a.opt.Log
+	}
+	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: targets, Disabled: disabled, Filter: filter})
 	return errors.Join(err, a.Log.Apply(d, a.opt.Stderr))
 }
 
