@@ -56,8 +56,11 @@ type Options struct {
 	Config *config.Config
 	// Offline builds what operator actions need and opens no door.
 	Offline bool
-	Stderr  io.Writer
-	Env     func(string) string
+	// Once boots up to the doors and opens none: what a start would find wrong is found,
+	// and what it makes is made.
+	Once   bool
+	Stderr io.Writer
+	Env    func(string) string
 }
 
 // App is a built server. Make one with New.
@@ -133,6 +136,12 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	}
 	if opt.Offline {
 		return a, nil
+	}
+	if opt.Once {
+		if err := a.openDoors(ctx); err != nil {
+			return a, err
+		}
+		return a, a.ensureToken(ctx)
 	}
 	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
@@ -638,16 +647,22 @@ func (a *App) URL() string {
 	return "https://" + net.JoinHostPort(a.clientHost(), strconv.Itoa(a.port("http_tls"))) + "/"
 }
 
+// ensureToken makes the admin token where there is none.
+func (a *App) ensureToken(ctx context.Context) error {
+	if a.configuredToken() != "" {
+		return nil
+	}
+	token, created, err := admintoken.Ensure(a.StateDir)
+	if err == nil && created {
+		// REQ-07: shown once, when there is a place to show it.
+		a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
+	}
+	return err
+}
+
 func (a *App) openControl(ctx context.Context) error {
-	if a.configuredToken() == "" {
-		token, created, err := admintoken.Ensure(a.StateDir)
-		if err != nil {
-			return err
-		}
-		if created {
-			// REQ-07: shown once, when there is a place to show it.
-			a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
-		}
+	if err := a.ensureToken(ctx); err != nil {
+		return err
 	}
 	c := control.New(a.RuntimeDir, a.Ops, a.log)
 	if err := c.Start(ctx); err != nil {

@@ -292,7 +292,7 @@ func (s *shell) serve(dev, once bool, log []string) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, append([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, moreSignals...)...)
 	defer signal.Stop(signals)
-	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Debug: s.debug, Log: log, Stderr: s.err})
+	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Debug: s.debug, Log: log, Once: once, Stderr: s.err})
 	if err != nil {
 		return err
 	}
