@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"madmail/internal/account"
@@ -31,7 +32,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 	running := !a.opt.Offline
 	f := doctor.Facts{
 		Running: running, PID: os.Getpid(), StateDir: absolute(a.StateDir), Hostname: a.clientHost(),
-		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Quota: a.measureForDoctor, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
+		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
 		Descriptors: openFiles, Wanted: uint64(a.settings.Current().Number(settings.IMAPSessions)) + 1000, Configuration: a.configurationNow,
 		Secrets: a.secretFiles(), Logging: func() bool { return !a.settings.Current().Bool(settings.LogDisabled) && a.Log.Enabled() },
 		Panel: func() (bool, bool) { return false, a.settings.Current().Bool(settings.AdminWebEnabled) },
@@ -71,8 +72,14 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 	} else if p := a.port("http_tls"); p != 0 {
 		f.AdminURL = "https://" + a.reachable("http_tls", p) + path
 	}
+	// Trial accounts change while they are measured: mail comes and goes.
+	var trials sync.Map // of addresses
+	f.Quota = func(ctx context.Context) (n, wrong int, err error) {
+		return a.measureForDoctor(ctx, func(x address.Addr) bool { _, ok := trials.Load(x); return ok })
+	}
 	f.NewAccount = func(ctx context.Context) (doctor.Account, error) {
 		c, err := a.accounts.CreateRandom(ctx, account.Random{Domain: a.domains.Registration()})
+		trials.Store(c.Addr, true)
 		return doctor.Account{Addr: c.Addr.Wire(), Password: string(c.Password)}, err
 	}
 	f.Drop = func(ctx context.Context, x doctor.Account) error {
@@ -97,13 +104,17 @@ func (a *App) reachable(name string, port int) string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// measureForDoctor compares what is counted with what lies on disk.
-func (a *App) measureForDoctor(ctx context.Context) (n, wrong int, err error) {
+// measureForDoctor compares what is counted with what lies on disk, except for
+// accounts that are left out.
+func (a *App) measureForDoctor(ctx context.Context, leaveOut func(address.Addr) bool) (n, wrong int, err error) {
 	if a.opt.Offline {
 		return 0, 0, nil // it is measured anew at every start
 	}
 	done := fault.New(fault.Full, "enough")
 	err = a.store.Accounts(ctx, func(x address.Addr) error {
+		if leaveOut(x) {
+			return nil
+		}
 		before, messages, _ := a.quota.Usage(x)
 		if _, err := a.store.Usage(ctx, x); err != nil {
 			return err
