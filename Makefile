@@ -21,10 +21,11 @@ ALIVE  = pid=$$(cat $(PID_FILE) 2>/dev/null) && kill -0 $$pid 2>/dev/null && cas
 STATUS = $(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) status --json 2>/dev/null
 
 export CGO_ENABLED = 0
+export DCLOGIN1 DCLOGIN2
 
 .NOTPARALLEL:
 
-.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-interop test-crash bench \
+.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-dclogin test-interop test-crash bench \
 	gen fuzz fmt fmt-check vet lint cover check dist clean
 
 help: ## list the targets
@@ -82,6 +83,11 @@ test-turn: build ## calls: the TURN package, and two callers through the binary 
 test-deltachat: build ## drive the real Delta Chat core against the binary just built
 	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
 	MADMAIL_BINARY=$(abspath $(BINARY)) go test -tags deltachat -count=1 -v -timeout 10m ./test/deltachat/...
+
+test-dclogin: ## let the real client talk between two real servers: DCLOGIN1 and DCLOGIN2 are their login links
+	@test -n "$$DCLOGIN1" && test -n "$$DCLOGIN2" || { echo "usage: make test-dclogin DCLOGIN1='dclogin:...' DCLOGIN2='dclogin:...'"; exit 2; }
+	cd test/deltachat && npm ci --no-audit --no-fund --loglevel=error
+	go test -tags deltachat -count=1 -v -timeout 10m -run '^TestTwoLinks$$' ./test/deltachat
 
 test-crash: build ## kill -9 the binary just built under load, CRASH_ROUNDS times (50), fill its disk, and look what is left
 	MADMAIL_BINARY=$(abspath $(BINARY)) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -tags crash -count=1 -v -timeout 20m ./test/crash/... ./test/stress/...

@@ -52,12 +52,16 @@ type Options struct {
 	ConfigPath string
 	StateDir   string // flag; "" lets the configuration decide
 	Debug      bool
+	Log        []string // targets; nil leaves them to the configuration
 	// Config is used instead of reading ConfigPath; only a reload reads it.
 	Config *config.Config
 	// Offline builds what operator actions need and opens no door.
 	Offline bool
-	Stderr  io.Writer
-	Env     func(string) string
+	// Once boots up to the doors and opens none: what a start would find wrong is found,
+	// and what it makes is made.
+	Once   bool
+	Stderr io.Writer
+	Env    func(string) string
 }
 
 // App is a built server. Make one with New.
@@ -136,6 +140,12 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	}
 	if opt.Offline {
 		return a, nil
+	}
+	if opt.Once {
+		if err := a.openDoors(ctx); err != nil {
+			return a, err
+		}
+		return a, a.ensureToken(ctx)
 	}
 	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
@@ -281,7 +291,11 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 	if filter == "" && !conf.Debug && !a.opt.Debug && a.opt.Env("CHATMAIL_TURN_DEBUG") == "1" {
 		filter = "warn,turn=debug"
 	}
-	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: conf.LogTargets(), Disabled: disabled, Filter: filter})
+	targets := conf.LogTargets()
+	if len(a.opt.Log) > 0 {
+		targets = a.opt.Log
+	}
+	d, err := logging.Decide(logging.Inputs{Debug: conf.Debug || a.opt.Debug, Targets: targets, Disabled: disabled, Filter: filter})
 	return errors.Join(err, a.Log.Apply(d, a.opt.Stderr))
 }
 
@@ -656,16 +670,22 @@ func (a *App) URL() string {
 	return "https://" + net.JoinHostPort(a.clientHost(), strconv.Itoa(a.port("http_tls"))) + "/"
 }
 
+// ensureToken makes the admin token where there is none.
+func (a *App) ensureToken(ctx context.Context) error {
+	if a.configuredToken() != "" {
+		return nil
+	}
+	token, created, err := admintoken.Ensure(a.StateDir)
+	if err == nil && created {
+		// REQ-07: shown once, when there is a place to show it.
+		a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
+	}
+	return err
+}
+
 func (a *App) openControl(ctx context.Context) error {
-	if a.configuredToken() == "" {
-		token, created, err := admintoken.Ensure(a.StateDir)
-		if err != nil {
-			return err
-		}
-		if created {
-			// REQ-07: shown once, when there is a place to show it.
-			a.log.Log(ctx, slog.LevelError, "a new admin token was made", "token", token, "api", a.apiURL())
-		}
+	if err := a.ensureToken(ctx); err != nil {
+		return err
 	}
 	c := control.New(a.RuntimeDir, a.Ops, a.log)
 	if err := c.Start(ctx); err != nil {

@@ -393,6 +393,9 @@ func bindError(w config.Listener, ours []Bound, err error) error {
 				return fault.WithHint(fault.Wrap(fault.Invalid, err, w.Name), fmt.Sprintf("%s of this server has port %s already", b.Name, port))
 			}
 		}
+		if who := holder(w.Net, port); who != "" {
+			return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("%s holds port %s", who, port))
+		}
 		return fault.WithHint(fault.Wrap(fault.Busy, err, w.Name), fmt.Sprintf("another program holds port %s; ss -%slnp names it", port, w.Net[:1]))
 	}
 	return fault.Wrap(fault.Invalid, err, w.Name)
@@ -401,7 +404,7 @@ func bindError(w config.Listener, ours []Bound, err error) error {
 // port returns the port that a listener is bound to, or 0. Without a server it is the
 // one that the next will bind.
 func (a *App) port(name string) int {
-	if a.opt.Offline {
+	if a.opt.Offline || a.opt.Once {
 		for _, w := range a.wanted(a.conf.Load(), a.settings.Current()) {
 			if n, err := strconv.Atoi(portOf(w.Addr)); err == nil && w.Name == name {
 				return n

@@ -122,6 +122,10 @@ func (s *shell) accountsCreate() *cobra.Command {
 			return s.result("accounts create", m, map[string]string{"username": r.Username}, func(w io.Writer) { fmt.Fprintln(w, m) })
 		}}
 	c.Flags().StringVarP(&password, "password", "p", "", "the password; asked for when absent")
+	// Version 1 let operators choose how it is kept.
+	c.Flags().String("hash", "", "no effect: the strength of the password decides")
+	c.Flags().Int("bcrypt-cost", 0, "no effect")
+	_, _ = c.Flags().MarkHidden("hash"), c.Flags().MarkHidden("bcrypt-cost")
 	return c
 }
 

@@ -255,24 +255,31 @@ func (s *shell) alone(ctx context.Context, opt app.Options, op string, params an
 }
 
 func (s *shell) run() *cobra.Command {
-	var dev, once bool
+	var dev, once, version bool
+	var log []string
 	c := &cobra.Command{
 		Use:     "run",
 		Short:   "Start the server in the foreground",
 		Example: "  madmail run\n  madmail run --dev --state-dir data   try it out: makes what it needs and says what to do next",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if version {
+				return s.version().RunE(nil, nil)
+			}
 			s.serving = true
-			return s.serve(dev, once) // fault.Invalid is exit code 2: a service manager must not try again
+			return s.serve(dev, once, log) // fault.Invalid is exit code 2: a service manager must not try again
 		},
 	}
 	c.Flags().BoolVar(&dev, "dev", false, "make a configuration for this machine when there is none, and show how to connect")
 	c.Flags().BoolVar(&once, "boot-once", false, "start and stop at once")
 	_ = c.Flags().MarkHidden("boot-once")
+	c.Flags().StringSliceVar(&log, "log", nil, "log to these `targets` instead of those of the configuration")
+	c.Flags().BoolVarP(&version, "v", "v", false, "print name and version")
+	_ = c.Flags().MarkHidden("v")
 	return c
 }
 
-func (s *shell) serve(dev, once bool) error {
+func (s *shell) serve(dev, once bool, log []string) error {
 	path := config.FindFile(s.config, os.Getenv)
 	if dev {
 		var err error
@@ -285,7 +292,7 @@ func (s *shell) serve(dev, once bool) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, append([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, moreSignals...)...)
 	defer signal.Stop(signals)
-	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Debug: s.debug, Stderr: s.err})
+	a, err := app.New(ctx, app.Options{ConfigPath: path, StateDir: s.stateDir, Debug: s.debug, Log: log, Once: once, Stderr: s.err})
 	if err != nil {
 		return err
 	}
@@ -321,6 +328,9 @@ func (s *shell) serve(dev, once bool) error {
 	}()
 	err = a.Stop(ending)
 	if !again {
+		if dev && err == nil {
+			fmt.Fprintln(s.out, "\nStopped.")
+		}
 		return err
 	}
 	// What runs next may be another binary: this one was replaced meanwhile.

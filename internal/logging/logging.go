@@ -91,6 +91,13 @@ var levels = map[string]slog.Level{
 	"off": off, "error": slog.LevelError, "warn": slog.LevelWarn, "info": slog.LevelInfo, "debug": slog.LevelDebug, "trace": Trace,
 }
 
+// modules are several of ours that earlier versions had as one.
+var modules = map[string][]string{
+	"fed":  {"federation", "mxdeliv", "queue", "dns", "mta-sts", "exchange", "dkim"},
+	"auth": {"account"},
+	"acme": {"certs"},
+}
+
 // ParseFilter reads "level" and "target=level", comma-separated. The target
 // chatmail or madmail means all modules, chatmail_smtp the module smtp.
 func ParseFilter(s string) (Filter, error) {
@@ -117,7 +124,9 @@ func ParseFilter(s string) (Filter, error) {
 			continue
 		}
 		target = strings.TrimPrefix(strings.TrimPrefix(target, "chatmail_"), "madmail_")
-		f.targets[target] = l
+		for _, t := range append(modules[target], target) {
+			f.targets[t] = l
+		}
 	}
 	return f, nil
 }
@@ -132,7 +141,8 @@ func (f Filter) level(target string) slog.Level {
 // Root owns the sink. Its loggers may be used from many goroutines and stay
 // valid over Apply.
 type Root struct {
-	sink atomic.Pointer[sink]
+	sink   atomic.Pointer[sink]
+	syslog string // the socket
 
 	mu sync.Mutex // guards Apply and Reopen against each other
 }
@@ -141,12 +151,12 @@ type sink struct {
 	filter Filter
 	low    slog.Level // the lowest level that any target has
 	out    []slog.Handler
-	files  []*os.File
+	files  []io.Closer
 	spec   Decision
 }
 
 // NewRoot returns a root that writes nothing until Apply.
-func NewRoot() *Root { return &Root{} }
+func NewRoot() *Root { return &Root{syslog: "/dev/log"} }
 
 // Apply makes d what counts. stderr is where the target of that name writes.
 func (r *Root) Apply(d Decision, stderr io.Writer) error {
@@ -164,9 +174,14 @@ func (r *Root) Apply(d Decision, stderr io.Writer) error {
 	for _, t := range d.Targets {
 		opt := &slog.HandlerOptions{Level: Trace, ReplaceAttr: attr}
 		switch strings.ToLower(t) {
-		case "stderr", "on", "true", "yes", "syslog":
+		case "stderr", "on", "true", "yes":
 			opt.ReplaceAttr = noTime
 			s.out = append(s.out, slog.NewTextHandler(stderr, opt))
+		case "syslog":
+			w := &syslog{path: r.syslog, otherwise: stderr}
+			opt.ReplaceAttr = noTime
+			s.files = append(s.files, w)
+			s.out = append(s.out, slog.NewTextHandler(w, opt))
 		case "stderr_ts":
 			s.out = append(s.out, slog.NewTextHandler(stderr, opt))
 		default:

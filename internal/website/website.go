@@ -6,6 +6,7 @@ package website
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"embed"
 	"encoding/base64"
@@ -443,7 +444,9 @@ func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // links are for copying, and nosniff keeps it from being a page
+	_ = e.Encode(v)
 }
 
 // qr draws a QR code. Its text may hold a password: it is neither logged nor cached.
@@ -463,7 +466,7 @@ func (s *Server) qr(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(png)
 }
 
-func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) css(w http.ResponseWriter, r *http.Request) {
 	data, err := assets.ReadFile("assets/main.css")
 	if err != nil {
 		http.Error(w, "Internal server error", http.StatusInternalServerError)
@@ -471,7 +474,8 @@ func (s *Server) css(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
 	w.Header().Set("Cache-Control", "public, max-age=86400")
-	_, _ = w.Write(data)
+	w.Header().Set("ETag", fmt.Sprintf("\"%x\"", sha256.Sum256(data)))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 }
 
 // policy tells other servers which TLS to demand of us.

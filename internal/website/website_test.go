@@ -455,6 +455,19 @@ func TestTheTableOfNetworksIsBounded(t *testing.T) {
 	}
 }
 
+// TestAnAssetIsFetchedOnce: who has it is told so.
+func TestAnAssetIsFetchedOnce(t *testing.T) {
+	s := site(t, &desk{facts: open()})
+	w := ask(s, "GET", "/main.css", "")
+	tag := w.Header().Get("ETag")
+	if w.Code != 200 || tag == "" || w.Header().Get("Cache-Control") != "public, max-age=86400" || w.Body.Len() == 0 {
+		t.Fatalf("%d, %v", w.Code, w.Header())
+	}
+	if w := ask(s, "GET", "/main.css", "", "If-None-Match", tag); w.Code != 304 || w.Body.Len() != 0 {
+		t.Errorf("%d with %d octets", w.Code, w.Body.Len())
+	}
+}
+
 func TestQR(t *testing.T) {
 	s := site(t, &desk{facts: open()})
 	w := ask(s, "GET", "/qr?data=dcaccount%3Aexample.org", "")

@@ -55,10 +55,11 @@ func (w *workshop) make(works bool, args ...string) string {
 	cmd := exec.Command("make", append(w.vars, args...)...)
 	// As typed by a person: not below another make.
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "MAKE") && !strings.HasPrefix(v, "MFLAGS") && !strings.HasPrefix(v, "CHATMAIL_") {
+		if !strings.HasPrefix(v, "MAKE") && !strings.HasPrefix(v, "MFLAGS") && !strings.HasPrefix(v, "CHATMAIL_") && !strings.HasPrefix(v, "DCLOGIN") {
 			cmd.Env = append(cmd.Env, v)
 		}
 	}
+	cmd.Env = append(cmd.Env, "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if works != (err == nil) {
 		w.t.Fatalf("make %v: %v\n%s", args, err, out)
@@ -90,6 +91,14 @@ func (w *workshop) running() (pid int, version string) {
 func works(pid int) bool {
 	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	return err == nil
+}
+
+// TestREQ44TheTestBetweenServersSaysWhatItNeeds and does nothing else without it.
+func TestREQ44TheTestBetweenServersSaysWhatItNeeds(t *testing.T) {
+	w := newWorkshop(t)
+	if out := w.make(false, "test-dclogin", "DCLOGIN1=dclogin:a@b"); !strings.Contains(out, "usage: make test-dclogin DCLOGIN1=") || !strings.Contains(out, "Error 2") {
+		t.Errorf("%q", out)
+	}
 }
 
 // TestREQ48NoOldBinaryStays, whatever came before make restart, and nobody else's

@@ -214,9 +214,41 @@ func TestHostilePeersAreBounded(t *testing.T) {
 	})
 
 	t.Run("half-open handshakes", func(t *testing.T) {
-		for range 300 {
-			c, _ := conn(t, srv.IMAPTLS, false)
-			_, _ = c.Write([]byte{22, 3, 1, 2}) // the beginning of a record
+		for _, port := range []int{srv.IMAPTLS, srv.SubmissionTLS, srv.HTTPS} {
+			for range 300 {
+				c, _ := conn(t, port, false)
+				_, _ = c.Write([]byte{22, 3, 1, 2}) // the beginning of a record
+			}
+		}
+		for range 100 { // and after STARTTLS
+			c, br := conn(t, srv.Submission, false)
+			line(t, br)
+			fmt.Fprint(c, "STARTTLS\r\n")
+			if l := line(t, br); !strings.HasPrefix(l, "503 ") {
+				t.Fatal(l)
+			}
+			fmt.Fprint(c, "EHLO x\r\nSTARTTLS\r\n")
+			for !strings.HasPrefix(line(t, br), "220 ") {
+			}
+			_, _ = c.Write([]byte{22, 3, 1, 2})
+		}
+		login(t)
+	})
+
+	t.Run("slow senders, each with a large message", func(t *testing.T) {
+		part := strings.Repeat(strings.Repeat("x", 998)+"\r\n", 2048) // 2 MB
+		for range 50 {
+			c, br := conn(t, srv.SMTP, false)
+			line(t, br)
+			fmt.Fprint(c, "HELO x\r\nMAIL FROM:<a@peer.example>\r\nRCPT TO:<victimno1@[127.0.0.1]>\r\nDATA\r\n")
+			for !strings.HasPrefix(line(t, br), "354 ") {
+			}
+			if _, err := io.WriteString(c, "From: <a@peer.example>\r\n\r\n"+part); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if now := rss(t, srv); now > before+room {
+			t.Errorf("with 100 MB under way resident memory went from %d to %d MiB", before, now)
 		}
 		login(t)
 	})
