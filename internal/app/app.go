@@ -469,8 +469,11 @@ func (a *App) maxSize(via delivery.Via) int64 {
 	return n
 }
 
-// measureSome measures fifty accounts in rotation, so that files put and
-// removed by hand are noticed in time.
+// maxSuspects is how many full accounts are measured at a time.
+const maxSuspects = 200
+
+// measureSome measures accounts that were full, and fifty more in rotation, so that
+// files put and removed by hand are noticed in time.
 func (a *App) measureSome(ctx context.Context) error {
 	if len(a.measure) == 0 {
 		if err := a.store.Accounts(ctx, func(x address.Addr) error {
@@ -481,7 +484,7 @@ func (a *App) measureSome(ctx context.Context) error {
 		}
 	}
 	n := min(50, len(a.measure))
-	batch := a.measure[:n]
+	batch := append(a.quota.Suspects(maxSuspects), a.measure[:n]...)
 	a.measure = a.measure[n:]
 	for _, x := range batch {
 		if _, err := a.store.Usage(ctx, x); err != nil {

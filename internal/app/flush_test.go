@@ -4,8 +4,13 @@ package app
 
 import (
 	"database/sql"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"madmail/internal/address"
+	"madmail/internal/fault"
 )
 
 // TestCountsAreThereAfterARestart: what operators look at with SQL is written at the
@@ -49,4 +54,46 @@ func TestCountsAreThereAfterARestart(t *testing.T) {
 		h.fill("somebody")
 		h.stop()
 	}
+}
+
+// TestAFullAccountIsMeasuredSoon: whoever is full removes files; however many accounts
+// there are, the next look is at those that something did not fit into.
+func TestAFullAccountIsMeasuredSoon(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	dir := h.fill("somebody")
+	who, err := address.Parse("somebody@[127.0.0.1]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.accounts.SetLimit(t.Context(), who, 3000); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := h.quota.Reserve(who, 2000); !fault.Is(err, fault.Full) {
+		t.Fatal(r, err)
+	}
+	list, err := os.ReadDir(filepath.Join(dir, "Maildir", "new"))
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if err := os.Remove(filepath.Join(dir, "Maildir", "new", list[0].Name())); err != nil {
+		t.Fatal(err)
+	}
+	// The rotation is busy with others, and nobody else turns it.
+	if err := h.jobs.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other, err := address.Parse("other@[127.0.0.1]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.measure = slices.Repeat([]address.Addr{other}, 500)
+	if err := h.measureSome(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := h.quota.Reserve(who, 2000)
+	if err != nil {
+		t.Fatal("still full:", err)
+	}
+	r.Release()
 }

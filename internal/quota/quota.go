@@ -30,6 +30,7 @@ type Cache struct {
 	mu      sync.Mutex // guards the fields below
 	m       map[address.Addr]*entry
 	unsaved map[address.Addr]struct{} // changed since the last Save
+	suspect map[address.Addr]struct{} // were full since the last Suspects
 }
 
 type entry struct {
@@ -41,7 +42,7 @@ func (e *entry) taken() int64 { return max(0, e.used) + e.reserved }
 // New returns an empty cache. limit gives an account's storage limit in bytes;
 // it is called often, from many goroutines, and must only read memory.
 func New(limit func(address.Addr) int64) *Cache {
-	return &Cache{limit: limit, m: make(map[address.Addr]*entry), unsaved: make(map[address.Addr]struct{})}
+	return &Cache{limit: limit, m: make(map[address.Addr]*entry), unsaved: make(map[address.Addr]struct{}), suspect: make(map[address.Addr]struct{})}
 }
 
 func (c *Cache) entryLocked(a address.Addr) *entry {
@@ -75,6 +76,9 @@ func (c *Cache) Reserve(a address.Addr, n int64) (*Reservation, error) {
 		taken = e.taken()
 	}
 	if n > limit-taken {
+		if taken > 0 {
+			c.suspect[a] = struct{}{}
+		}
 		return nil, fault.New(fault.Full, "Mailbox is full")
 	}
 	c.entryLocked(a).reserved += n
@@ -104,6 +108,22 @@ func (c *Cache) HasRoom(a address.Addr, n int64) bool {
 		return n <= limit
 	}
 	return n <= limit-e.taken()
+}
+
+// Suspects returns up to n accounts that something did not fit into since they were
+// last returned: whoever is full has reason to remove files by hand, and should be
+// measured soon.
+func (c *Cache) Suspects(n int) (list []address.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for a := range c.suspect {
+		if len(list) == n {
+			break
+		}
+		list = append(list, a)
+		delete(c.suspect, a)
+	}
+	return list
 }
 
 // Add counts stored (positive) or removed (negative) bytes and messages. It is

@@ -182,6 +182,21 @@ func TestTheOrderOfTheHooksDoesNotMatter(t *testing.T) {
 	}
 }
 
+func TestFullAccountsAreSuspects(t *testing.T) {
+	c, a, b := fixed(100), addr(t, "a@example.org"), addr(t, "b@example.org")
+	c.Add(a, 90, 1)
+	c.Add(b, 90, 1)
+	for _, x := range []address.Addr{a, a, b, addr(t, "empty@example.org")} {
+		if _, err := c.Reserve(x, 101); !fault.Is(err, fault.Full) {
+			t.Fatal(err)
+		}
+	}
+	one, other := c.Suspects(1), c.Suspects(10)
+	if len(one) != 1 || len(other) != 1 || one[0] == other[0] || len(c.Suspects(10)) != 0 {
+		t.Errorf("%v, then %v", one, other)
+	}
+}
+
 // TestAccountsWithoutMailTakeNoMemory: names that were only asked about, or
 // whose mail is gone, do not stay (known failure B32).
 func TestAccountsWithoutMailTakeNoMemory(t *testing.T) {
