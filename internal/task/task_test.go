@@ -16,7 +16,7 @@ func TestAGroupWaitsForAllOfItsGoroutines(t *testing.T) {
 		var ended atomic.Int32
 		for i := range 10 {
 			g.Go("sleeper", func() {
-				time.Sleep(time.Duration(i) * time.Second)
+				time.Sleep(time.Duration(i+1) * time.Second)
 				ended.Add(1)
 			})
 		}
