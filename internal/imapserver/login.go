@@ -208,29 +208,37 @@ func (c *session) enable(cmd *command) response {
 	var on []string
 	for first := true; first || p.More(); first = false {
 		p.SP()
-		switch strings.ToUpper(p.Atom()) {
-		case "CONDSTORE":
-			c.condstore = true
-			on = append(on, "CONDSTORE")
-		case "QRESYNC":
-			c.condstore, c.qresync = true, true
-			on = append(on, "QRESYNC")
-		case "IMAP4REV2":
-			c.rev2, c.utf8 = true, true
-			on = append(on, "IMAP4rev2")
-		case "UTF8=ACCEPT":
-			c.utf8 = true
-			on = append(on, "UTF8=ACCEPT")
-		}
-		if p.Err() != nil {
-			break
-		}
+		on = append(on, strings.ToUpper(p.Atom()))
 	}
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
+	var now []string
+	set := func(name string, flag *bool) {
+		if !*flag {
+			*flag = true
+			now = append(now, name)
+		}
+	}
+	for _, name := range on {
+		switch name {
+		case "CONDSTORE":
+			if !c.condstore {
+				c.enableCondstore()
+				now = append(now, name)
+			}
+		case "QRESYNC":
+			c.enableCondstore()
+			set(name, &c.qresync)
+		case "IMAP4REV2":
+			set("IMAP4rev2", &c.rev2)
+			c.utf8 = true
+		case "UTF8=ACCEPT":
+			set(name, &c.utf8)
+		}
+	}
 	c.put("* ENABLED")
-	for _, o := range on {
+	for _, o := range now {
 		c.put(" ", o)
 	}
 	c.put("\r\n")

@@ -44,6 +44,13 @@ func TestMain(m *testing.M) {
 	if addr := os.Getenv("IDLE_CLIENTS_OF"); addr != "" {
 		os.Exit(idleClients(addr))
 	}
+	if addr := os.Getenv("BULK_CLIENT_OF"); addr != "" {
+		if err := bulkReader(addr, os.Getenv("BULK")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
