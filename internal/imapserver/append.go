@@ -297,6 +297,11 @@ func (in *intake) commit(old *mailbox.Ref) ([]mailbox.Placed, response) {
 	placed, err := in.srv.opt.Append.Commit(ctx, in.box, in.list, old)
 	switch {
 	case err == nil:
+		for _, p := range placed {
+			if in.isOpen(in.box) {
+				in.placed = in.placed.Add(p.UID)
+			}
+		}
 		return placed, response{}
 	case !fault.Is(err, fault.NotFound):
 		return nil, in.refusal(err)

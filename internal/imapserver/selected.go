@@ -143,6 +143,9 @@ func (c *session) leave() {
 	if c.sub != nil {
 		c.sub.Close()
 	}
+	if c.interest != nil && c.open && c.interest.leaves(c.box.Name, c.known) {
+		(*stirring)(c).Wake()
+	}
 	c.sub, c.known, c.open, c.box, c.saved = nil, nil, false, mailbox.Box{}, nil
 }
 
@@ -465,6 +468,11 @@ func (c *session) transfer(cmd *command, move bool) response {
 	}
 	if len(res.From) == 0 {
 		return ok("No messages")
+	}
+	if to == c.box {
+		for _, u := range res.To {
+			c.placed = c.placed.Add(u)
+		}
 	}
 	code := "COPYUID " + strconv.FormatUint(uint64(res.UIDValidity), 10) + " " + formatUIDs(res.From) + " " + formatUIDs(res.To)
 	if move {

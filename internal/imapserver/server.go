@@ -64,11 +64,17 @@ type Quota interface {
 	Usage(a address.Addr) (used, messages, limit int64)
 }
 
-// Metadata keeps annotations (RFC 5464). Mailbox "" is the server's. An entry
-// that is absent has ok false. Set with ok false removes.
+// Metadata keeps annotations (RFC 5464). Mailbox "" is the server's. Names of entries
+// are in lower case.
 type Metadata interface {
+	// Get returns a value; ok is false where there is none.
 	Get(ctx context.Context, a address.Addr, mailbox, entry string) (value string, ok bool, err error)
-	Set(ctx context.Context, a address.Addr, mailbox, entry, value string, ok bool) error
+	// Entries names the entries that are there, each with a text that is another one
+	// when somebody has set another value.
+	Entries(ctx context.Context, a address.Addr, mailbox string) (map[string]string, error)
+	// Set sets and removes, all or nothing. fault.Full stands for too many entries,
+	// fault.TooBig for a value too long.
+	Set(ctx context.Context, a address.Addr, mailbox string, list []imap.Annotation) error
 }
 
 // Options configure a server. Auth, Store, Append, Bus and Quota are required.
@@ -329,6 +335,20 @@ func (s *Server) remove(c *session) {
 		if s.byAccount[a]--; s.byAccount[a] <= 0 {
 			delete(s.byAccount, a)
 		}
+	}
+}
+
+// MetadataChanged says that annotations of the server may have changed.
+func (s *Server) MetadataChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		c.mu.Lock()
+		if c.noted {
+			c.stirred = true
+			c.interrupt()
+		}
+		c.mu.Unlock()
 	}
 }
 

@@ -49,6 +49,7 @@ type session struct {
 	woken   bool       // the mailbox changed
 	pushed  bool       // what changes in the mailbox is told at once
 	stirred bool       // something that NOTIFY watches changed
+	noted   bool       // annotations of the server are watched
 
 	parking // see park.go
 
@@ -75,7 +76,8 @@ type session struct {
 
 	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
 
-	interest *interest // not nil after NOTIFY
+	interest *interest      // not nil after NOTIFY
+	placed   mailbox.UIDSet // what the present command put into the selected mailbox
 }
 
 // command is one command on its way.
@@ -622,6 +624,7 @@ func (c *session) serve(cmd *command) error {
 			return err
 		}
 	}
+	c.placed = nil
 	c.answer(cmd.tag, r)
 	return nil
 }
