@@ -424,7 +424,7 @@ func (p *Parser) partial(it *FetchItem) {
 		return
 	}
 	it.Partial = true
-	it.Offset = int64(p.Number())
+	it.Offset = int64(p.Number63()) // RFC 9051 section 9
 	p.Expect('.')
 	it.Count = int64(p.Number())
 	p.Expect('>')

@@ -235,6 +235,8 @@ func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 		in.refuse(response{status: "BAD", text: "ENABLE UTF8=ACCEPT first"})
 	case in.room(size):
 		in.refuse(no("OVERQUOTA", "Mailbox is full"))
+	case len(in.list) == 0 && in.missing():
+		in.refuse(no("TRYCREATE", "Mailbox does not exist"))
 	}
 	if in.refused != nil {
 		if sync {
@@ -288,6 +290,15 @@ func (in *intake) room(size int64) bool {
 		size += a.Body.Size()
 	}
 	return len(in.list) > 0 && size > limit-used
+}
+
+// missing reports whether the mailbox is not there. It is decided again when the
+// messages are stored; here it is decided before the client sends them.
+func (in *intake) missing() bool {
+	ctx, cancel := in.ctx()
+	defer cancel()
+	_, err := in.srv.opt.Store.View(ctx, in.box)
+	return fault.Is(err, fault.NotFound)
 }
 
 // commit stores what was taken. Without placed the response is the answer.

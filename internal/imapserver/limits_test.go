@@ -1,6 +1,8 @@
 package imapserver
 
 import (
+	"crypto/tls"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -102,6 +104,23 @@ func TestAnonymousClientsHaveOneTime(t *testing.T) {
 		t.Error(l)
 	}
 	if l := in.do("n", "NOOP"); l[0] != "n OK Done" {
+		t.Error(l)
+	}
+}
+
+// TestRefusedTLSConnectionsHearWhy, too.
+func TestRefusedTLSConnectionsHearWhy(t *testing.T) {
+	d := build(t, TLS, func(o *Options) { o.Limits = func() Limits { l := DefaultLimits; l.PerAddress = 1; return l } })
+	first := secureClient(t, d)
+	conn, err := tls.Dial("tcp", d.addr, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if b, err := io.ReadAll(conn); err != nil || string(b) != "* BYE [UNAVAILABLE] Too many connections, try again later\r\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if l := first.do("n", "NOOP"); l[0] != "n OK Done" {
 		t.Error(l)
 	}
 }

@@ -2,6 +2,7 @@ package imapserver
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"madmail/internal/fault"
@@ -213,28 +214,24 @@ func (c *session) enable(cmd *command) response {
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
-	var now []string
-	set := func(name string, flag *bool) {
-		if !*flag {
-			*flag = true
-			now = append(now, name)
-		}
-	}
+	var now []string // each once, also what is on already: clients look for it
 	for _, name := range on {
 		switch name {
 		case "CONDSTORE":
-			if !c.condstore {
-				c.enableCondstore()
-				now = append(now, name)
-			}
+			c.enableCondstore()
 		case "QRESYNC":
 			c.enableCondstore()
-			set(name, &c.qresync)
+			c.qresync = true
 		case "IMAP4REV2":
-			set("IMAP4rev2", &c.rev2)
-			c.utf8 = true
+			name = "IMAP4rev2"
+			c.rev2, c.utf8 = true, true
 		case "UTF8=ACCEPT":
-			set(name, &c.utf8)
+			c.utf8 = true
+		default:
+			continue
+		}
+		if !slices.Contains(now, name) {
+			now = append(now, name)
 		}
 	}
 	c.put("* ENABLED")

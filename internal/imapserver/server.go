@@ -177,6 +177,7 @@ type Server struct {
 	stopping  bool
 
 	logins, failedLogins atomic.Int64
+	refusing             atomic.Int64 // connections, now
 }
 
 // Stats are counts since the start.
@@ -277,12 +278,14 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 	}
 	s.mu.Unlock()
 	if full {
-		s.group.Go("refuse", func() {
-			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-			if mode == STARTTLS {
-				_, _ = conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
-			}
+		if s.refusing.Add(1) > maxRefusals {
+			s.refusing.Add(-1)
 			conn.Close()
+			return
+		}
+		s.group.Go("refuse", func() {
+			defer s.refusing.Add(-1)
+			c.refuse(mode)
 		})
 		return
 	}
@@ -297,6 +300,23 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 			s.serve(c, false)
 		})
 	})
+}
+
+// maxRefusals bounds the connections that are told at one time why they are refused:
+// with TLS that takes a handshake. Others are closed without a word.
+const maxRefusals = 32
+
+// refuse says that there is no room, and closes.
+func (c *session) refuse(mode Mode) {
+	defer func() { c.conn.Close() }()
+	if c.conn.SetDeadline(time.Now().Add(2*time.Second)) != nil || mode == TLS && !c.handshake() {
+		return
+	}
+	c.put("* BYE [UNAVAILABLE] Too many connections, try again later\r\n")
+	if c.flush() == nil {
+		c.part()
+	}
+	c.out.release()
 }
 
 // serve runs a session until it ends or is parked.
