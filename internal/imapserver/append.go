@@ -226,7 +226,7 @@ func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 	limit := in.srv.opt.MaxAppend()
 	switch {
 	case !valid:
-		in.refuse(response{status: "BAD", text: "Unknown flag"})
+		in.refuse(response{status: "BAD", text: badFlags})
 	case size == 0:
 		in.refuse(response{status: "NO", text: "Message is empty"})
 	case size > limit:

@@ -30,7 +30,7 @@ func (c *session) fetch(cmd *command) response {
 				return
 			}
 			if !p.TryWord("CHANGEDSINCE") {
-				p.Expect(0)
+				p.Refuse("CHANGEDSINCE or VANISHED")
 			}
 			p.SP()
 			since, changed = mailbox.ModSeq(p.Number63()), true
@@ -381,7 +381,7 @@ func (c *session) store(cmd *command) response {
 	if p.Peek('(') {
 		p.List(func() {
 			if !p.TryWord("UNCHANGEDSINCE") {
-				p.Expect(0)
+				p.Refuse("UNCHANGEDSINCE")
 			}
 			p.SP()
 			ch.UnchangedSince, ch.IfUnchanged = mailbox.ModSeq(p.Number63()), true
@@ -397,7 +397,7 @@ func (c *session) store(cmd *command) response {
 	name := strings.ToUpper(p.Atom())
 	silent := name == "FLAGS.SILENT"
 	if name != "FLAGS" && !silent {
-		p.Expect(0)
+		p.Refuse("FLAGS or FLAGS.SILENT")
 	}
 	p.SP()
 	flags, keywords, valid := parseFlags(p.Flags())
@@ -405,7 +405,7 @@ func (c *session) store(cmd *command) response {
 		return bad(err)
 	}
 	if !valid {
-		return response{status: "BAD", text: "Unknown flag"}
+		return response{status: "BAD", text: badFlags}
 	}
 	if c.readOnly {
 		return no("READ-ONLY", "Mailbox is read-only")

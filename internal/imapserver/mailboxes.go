@@ -23,7 +23,7 @@ func (c *session) create(cmd *command) response {
 		p.SP()
 		p.List(func() {
 			if !p.TryWord("USE") {
-				p.Expect(0)
+				p.Refuse("USE")
 			}
 			p.SP()
 			p.List(func() { use, uses = p.Flag(), uses+1 })

@@ -29,7 +29,7 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 			case "QRESYNC":
 				q = parseResync(p)
 			default:
-				p.Expect(0)
+				p.Refuse("CONDSTORE or QRESYNC")
 			}
 		})
 	}
@@ -328,6 +328,8 @@ func appendFlags(b []byte, m mailbox.Message) []byte {
 
 // maxKeywords bounds the keywords of a command, and their length.
 const maxKeywords = 64
+
+const badFlags = "Unknown flag, or more than 64 keywords, or one of more than 128 octets"
 
 // parseFlags splits flags into system flags and keywords. \Recent cannot be
 // set and is ignored.
