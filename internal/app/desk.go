@@ -21,6 +21,7 @@ import (
 	"madmail/internal/auth"
 	"madmail/internal/config"
 	"madmail/internal/fault"
+	"madmail/internal/imap"
 	"madmail/internal/invite"
 	"madmail/internal/ops"
 	"madmail/internal/settings"
@@ -404,6 +405,12 @@ type metadata struct{ a *App }
 
 const deviceToken = "/private/devicetoken"
 
+// serverEntries are the server's that there may be.
+var serverEntries = []string{
+	"/shared/admin", "/shared/vendor/deltachat/irohrelay", "/shared/vendor/deltachat/maxsmtprecipients", "/shared/vendor/deltachat/turn",
+	"/shared/vendor/deltachat/turns", "/shared/vendor/deltachat/turn-test-relay-only",
+}
+
 func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (string, bool, error) {
 	if box != "" {
 		if box == "INBOX" && entry == deviceToken {
@@ -435,12 +442,45 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 	return "", false, nil
 }
 
-func (m metadata) Set(ctx context.Context, who address.Addr, box, entry, value string, ok bool) error {
-	if box == "INBOX" && entry == deviceToken {
-		if !ok {
-			return nil // clients never unset; other devices' tokens must stay
-		}
-		return m.a.devices.Add(ctx, who, value)
+// Entries implements imapserver.Metadata. What is computed for each asking, as
+// credentials of TURN are, counts as changed when it comes and when it goes.
+func (m metadata) Entries(ctx context.Context, who address.Addr, box string) (map[string]string, error) {
+	names := serverEntries
+	switch box {
+	case "":
+	case "INBOX":
+		names = []string{deviceToken}
+	default:
+		names = nil
 	}
-	return fault.New(fault.Refused, "This entry cannot be set")
+	all := make(map[string]string)
+	for _, e := range names {
+		v, ok, err := m.Get(ctx, who, box, e)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(e, "/turn") || strings.HasSuffix(e, "/turns") {
+			v = ""
+		}
+		if ok {
+			all[e] = v
+		}
+	}
+	return all, nil
+}
+
+// Set implements imapserver.Metadata. Tokens are added and not removed: those of other
+// devices are in the same entry, and dead ones end by themselves.
+func (m metadata) Set(ctx context.Context, who address.Addr, box string, list []imap.Annotation) error {
+	for _, a := range list {
+		if box != "INBOX" || a.Entry != deviceToken || a.Remove {
+			return fault.New(fault.Refused, "This entry cannot be set")
+		}
+	}
+	for _, a := range list { // one: the grammar takes no entry twice
+		if err := m.a.devices.Add(ctx, who, a.Value); err != nil {
+			return err
+		}
+	}
+	return nil
 }

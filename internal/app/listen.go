@@ -174,6 +174,7 @@ func (a *App) commit(r *rebinding, calls plannedCalls) {
 	a.startCalls(calls)
 	r.commit()
 	a.settleCalls(calls)
+	a.imap.MetadataChanged()
 }
 
 // rebinding is a prepared change of what listens. Nothing accepts on the new

@@ -45,7 +45,7 @@ func TestNotify(t *testing.T) {
 		{"set status (inboxes (messagenew MessageExpunge FlagChange)) (MAILBOXES (a inbox) NONE) (SUBTREE b (MailboxName SubscriptionChange))", Notify{Status: true, Groups: []NotifyGroup{
 			{Kind: "INBOXES", Events: MessageNew | MessageExpunge | FlagChange}, {Kind: "MAILBOXES", Names: []string{"a", "INBOX"}},
 			{Kind: "SUBTREE", Names: []string{"b"}, Events: MailboxName | SubscriptionChange}}}},
-		{"SET (SELECTED-DELAYED (MessageNew (UID FLAGS) MessageExpunge)) (PERSONAL (ServerMetadataChange))", Notify{Unknown: true, Groups: []NotifyGroup{{Kind: "PERSONAL"}},
+		{"SET (SELECTED-DELAYED (MessageNew (UID FLAGS) MessageExpunge)) (PERSONAL (AnnotationChange))", Notify{Unknown: true, Groups: []NotifyGroup{{Kind: "PERSONAL"}},
 			Selected: NotifySelected{Given: true, Delayed: true, Events: MessageNew | MessageExpunge, Fetch: []FetchItem{{Name: "UID"}, {Name: "FLAGS"}}}}},
 		{"SET (SELECTED NONE)", Notify{Selected: NotifySelected{Given: true}}},
 	} {
@@ -151,12 +151,14 @@ func TestDates(t *testing.T) {
 }
 
 func FuzzParser(f *testing.F) {
-	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-", "SET STATUS (SELECTED (MessageNew (UID BODY.PEEK[]) MessageExpunge)) (SUBTREE (a b) NONE) (PERSONAL (MailboxName))"} {
+	for _, s := range []string{"(UID BODY[1.HEADER.FIELDS (A \"b\")]<1.2>)", "1:*,3", "OR NOT SEEN (FROM x)", "RETURN (MIN SAVE) CHARSET UTF-8 UID $ OLDER 5 EMAILID a-b", "(REVERSE DATE SUBJECT)", `(SUBSCRIBED RECURSIVEMATCH) "" (a% "*") RETURN (CHILDREN STATUS (SIZE))`, `"a\"b" {3}` + "\r\n", "(\\Seen $x)", "&U,BTFw-", "SET STATUS (SELECTED (MessageNew (UID BODY.PEEK[]) MessageExpunge)) (SUBTREE (a b) NONE) (PERSONAL (MailboxName ServerMetadataChange))",
+		"(MAXSIZE 10 DEPTH infinity) INBOX (/private/a \"/shared/b\")", "INBOX (/private/a NIL /shared/b {1}\r\n)"} {
 		f.Add(s, []byte("lit"))
 	}
 	f.Fuzz(func(t *testing.T, s string, lit []byte) {
 		for _, parse := range []func(*Parser){
 			func(p *Parser) { p.FetchItems() }, func(p *Parser) { p.Search() }, func(p *Parser) { p.Set() }, func(p *Parser) { p.SortKeys() }, func(p *Parser) { p.ListCommand() }, func(p *Parser) { p.StatusItems() }, func(p *Parser) { p.Notify() },
+			func(p *Parser) { p.GetMetadata() }, func(p *Parser) { p.SetMetadata() },
 			func(p *Parser) { p.Flags() }, func(p *Parser) { p.Mailbox() }, func(p *Parser) { p.ListPattern() },
 			func(p *Parser) { p.DateTime() }, func(p *Parser) { p.AString() }, func(p *Parser) { p.NString() },
 		} {

@@ -5,6 +5,7 @@ import "strings"
 // Limits of LIST.
 const (
 	maxPatterns    = 32
+	maxPattern     = 1024 // octets of all patterns: they are tried on every mailbox
 	maxStatusItems = 32
 )
 
@@ -45,6 +46,13 @@ func (p *Parser) ListCommand() (l List) {
 		}
 	} else {
 		l.Patterns = []string{p.ListPattern()}
+	}
+	size := len(l.Reference)
+	for _, pattern := range l.Patterns {
+		size += len(pattern)
+	}
+	if size > maxPattern {
+		p.fail("shorter patterns")
 	}
 	if p.More() {
 		l.Extended = true

@@ -19,23 +19,26 @@ const (
 	MessageExpunge
 	MailboxName
 	SubscriptionChange
+	MailboxMetadataChange
+	ServerMetadataChange
 
 	messageEvents = FlagChange | MessageNew | MessageExpunge
 )
 
 // EventNames are the names of all Events, as BADEVENT lists them.
-const EventNames = "FlagChange MailboxName MessageExpunge MessageNew SubscriptionChange"
+const EventNames = "FlagChange MailboxMetadataChange MailboxName MessageExpunge MessageNew ServerMetadataChange SubscriptionChange"
 
 var eventNames = map[string]Events{
 	"FLAGCHANGE": FlagChange, "MESSAGENEW": MessageNew, "MESSAGEEXPUNGE": MessageExpunge,
 	"MAILBOXNAME": MailboxName, "SUBSCRIPTIONCHANGE": SubscriptionChange,
+	"MAILBOXMETADATACHANGE": MailboxMetadataChange, "SERVERMETADATACHANGE": ServerMetadataChange,
 }
 
 // Notify is what NOTIFY asks for (RFC 5465 section 3.1). Without Groups and
 // Selected nothing is to be told.
 type Notify struct {
 	Status   bool          // tell the state of what is watched
-	Groups   []NotifyGroup // in order: the first that a mailbox is in counts
+	Groups   []NotifyGroup // a mailbox may be in several: it has the events of all
 	Selected NotifySelected
 	// Unknown says that an event is asked for that this package does not know.
 	Unknown bool
@@ -68,6 +71,27 @@ func (g NotifyGroup) Includes(name string, subscribed bool) bool {
 	}
 	for _, n := range g.Names {
 		if n == name || g.Kind == "SUBTREE" && strings.HasPrefix(name, n) && name[len(n)] == '/' {
+			return true
+		}
+	}
+	return false
+}
+
+// Events are those of a mailbox, by the groups that it is in (RFC 5465 section 6).
+func (n *Notify) Events(name string, subscribed bool) (e Events) {
+	for _, g := range n.Groups {
+		if g.Includes(name, subscribed) {
+			e |= g.Events
+		}
+	}
+	return e
+}
+
+// Server reports whether annotations of the server are watched, in whatever group
+// that is asked for.
+func (n *Notify) Server() bool {
+	for _, g := range n.Groups {
+		if g.Events&ServerMetadataChange != 0 {
 			return true
 		}
 	}

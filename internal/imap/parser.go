@@ -48,6 +48,9 @@ func (p *Parser) fail(want string) {
 	}
 }
 
+// Refuse makes want the first error, where there was none: what stands here is not it.
+func (p *Parser) Refuse(want string) { p.fail(want) }
+
 // End demands the end of the command.
 func (p *Parser) End() error {
 	if p.err == nil && p.i != len(p.text) {
@@ -424,7 +427,7 @@ func (p *Parser) partial(it *FetchItem) {
 		return
 	}
 	it.Partial = true
-	it.Offset = int64(p.Number())
+	it.Offset = int64(p.Number63()) // RFC 9051 section 9
 	p.Expect('.')
 	it.Count = int64(p.Number())
 	p.Expect('>')

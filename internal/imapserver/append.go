@@ -226,7 +226,7 @@ func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 	limit := in.srv.opt.MaxAppend()
 	switch {
 	case !valid:
-		in.refuse(response{status: "BAD", text: "Unknown flag"})
+		in.refuse(response{status: "BAD", text: badFlags})
 	case size == 0:
 		in.refuse(response{status: "NO", text: "Message is empty"})
 	case size > limit:
@@ -235,6 +235,8 @@ func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 		in.refuse(response{status: "BAD", text: "ENABLE UTF8=ACCEPT first"})
 	case in.room(size):
 		in.refuse(no("OVERQUOTA", "Mailbox is full"))
+	case len(in.list) == 0 && in.missing():
+		in.refuse(no("TRYCREATE", "Mailbox does not exist"))
 	}
 	if in.refused != nil {
 		if sync {
@@ -290,6 +292,15 @@ func (in *intake) room(size int64) bool {
 	return len(in.list) > 0 && size > limit-used
 }
 
+// missing reports whether the mailbox is not there. It is decided again when the
+// messages are stored; here it is decided before the client sends them.
+func (in *intake) missing() bool {
+	ctx, cancel := in.ctx()
+	defer cancel()
+	_, err := in.srv.opt.Store.View(ctx, in.box)
+	return fault.Is(err, fault.NotFound)
+}
+
 // commit stores what was taken. Without placed the response is the answer.
 func (in *intake) commit(old *mailbox.Ref) ([]mailbox.Placed, response) {
 	ctx, cancel := in.ctx()
@@ -297,6 +308,11 @@ func (in *intake) commit(old *mailbox.Ref) ([]mailbox.Placed, response) {
 	placed, err := in.srv.opt.Append.Commit(ctx, in.box, in.list, old)
 	switch {
 	case err == nil:
+		for _, p := range placed {
+			if in.isOpen(in.box) {
+				in.placed = in.placed.Add(p.UID)
+			}
+		}
 		return placed, response{}
 	case !fault.Is(err, fault.NotFound):
 		return nil, in.refusal(err)

@@ -97,32 +97,8 @@ func (f *fetcher) binary(it *imap.FetchItem, m mailbox.Message) error {
 	if _, err := io.CopyN(io.Discard, r, off); err != nil {
 		return err
 	}
-	return f.copy(r, n)
-}
-
-// copy sends n octets of r in pieces, with constant memory.
-func (f *fetcher) copy(r io.Reader, n int64) (err error) {
-	if f.lower != nil && n > maxHeld {
-		f.lower.hold()
-		defer func() { err = errors.Join(err, f.lower.let()) }()
-	}
-	for n > 0 {
-		b := f.out.bytes()
-		at := len(*b)
-		if at >= outSize {
-			if err := f.flush(); err != nil {
-				return err
-			}
-			continue
-		}
-		k := int(min(int64(outSize-at), n))
-		*b = (*b)[:at+k]
-		got, err := io.ReadFull(r, (*b)[at:])
-		*b = (*b)[:at+got]
-		if err != nil {
-			return err
-		}
-		n -= int64(k)
-	}
-	return nil
+	return f.pieces(n, func(p []byte) error {
+		_, err := io.ReadFull(r, p)
+		return err
+	})
 }

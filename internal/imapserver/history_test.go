@@ -278,8 +278,11 @@ func playHistory(t *testing.T, rnd func(int) int, steps int) {
 			if uids := pick(); len(uids) > 0 {
 				f, op := flags(), "+-="[rnd(3)]
 				silent := []string{"", ".SILENT"}[rnd(2)]
-				c.run(false, "UID STORE %s %sFLAGS%s (%s)", uidList(uids), strings.TrimPrefix(string(op), "="), silent, strings.Join(f, " "))
+				lines := c.run(false, "UID STORE %s %sFLAGS%s (%s)", uidList(uids), strings.TrimPrefix(string(op), "="), silent, strings.Join(f, " "))
 				m.store(uids, op, f)
+				if silent == "" {
+					c.tellsOf(lines, uids, "FLAGS (")
+				}
 				if silent != "" { // the client knows what it did
 					c.learnSilently(uids, op, f)
 				}
@@ -327,6 +330,17 @@ func playHistory(t *testing.T, rnd func(int) int, steps int) {
 	}
 	for _, c := range clients {
 		c.check(m)
+	}
+}
+
+// tellsOf demands a response with an item for each message.
+func (c *mirror) tellsOf(lines []string, uids []int, item string) {
+	c.t.Helper()
+	for _, uid := range uids {
+		want := fmt.Sprintf("(UID %d ", uid)
+		if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, want) && strings.Contains(l, item) }) {
+			c.t.Fatalf("%s: nothing with %s of UID %d in %q", c.name, item, uid, lines)
+		}
 	}
 }
 
@@ -378,6 +392,7 @@ func (c *mirror) check(m *model) {
 func (c *mirror) remember(m *model) {
 	c.run(false, "NOOP")
 	l := c.run(false, "STATUS INBOX (HIGHESTMODSEQ UIDNEXT MESSAGES)")
+	l = slices.DeleteFunc(l, func(s string) bool { return strings.HasPrefix(s, "* OK [HIGHESTMODSEQ ") }) // with the first one
 	var mod, next, n int
 	if _, err := fmt.Sscanf(l[0], `* STATUS "INBOX" (HIGHESTMODSEQ %d UIDNEXT %d MESSAGES %d)`, &mod, &next, &n); err != nil || next != m.next || n != len(m.msgs) || mod < c.mod {
 		c.t.Fatalf("%s: %q after %d, the model has UIDNEXT %d, %d messages", c.name, l, c.mod, m.next, len(m.msgs))
@@ -417,6 +432,7 @@ func (c *mirror) storeUnchanged(m *model, uids []int) {
 			done = append(done, uid)
 		}
 	}
+	c.tellsOf(lines, done, "MODSEQ (") // RFC 7162 section 3.1.3: also where it is silent
 	m.store(done, '+', []string{`\Answered`})
 	c.learnSilently(done, '+', []string{`\Answered`})
 }

@@ -26,13 +26,13 @@ func (c *session) list(cmd *command) response {
 func (c *session) lsub(cmd *command) response {
 	p := cmd.p
 	p.SP()
-	var l imap.List
-	l.Reference = p.Mailbox()
-	p.SP()
-	l.Patterns = []string{p.ListPattern()}
+	l := p.ListCommand()
 	l.Select.Subscribed = true
 	if err := cmd.end(); err != nil {
 		return bad(err)
+	}
+	if l.Extended {
+		return response{status: "BAD", text: "LSUB has no options"}
 	}
 	return c.listing(&l, "LSUB")
 }

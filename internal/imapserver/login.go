@@ -2,6 +2,7 @@ package imapserver
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"madmail/internal/fault"
@@ -26,7 +27,7 @@ func (c *session) capabilities() {
 	c.put("IMAP4rev1 IMAP4rev2 IDLE MOVE UIDPLUS QUOTA QUOTA=RES-STORAGE ID LITERAL+ NAMESPACE UNSELECT CHILDREN SPECIAL-USE CREATE-SPECIAL-USE ENABLE NOTIFY CONDSTORE QRESYNC UTF8=ACCEPT STATUS=SIZE WITHIN ESEARCH SEARCHRES LIST-EXTENDED LIST-STATUS I18NLEVEL=1 MULTIAPPEND REPLACE BINARY SORT ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES PREVIEW OBJECTID SAVEDATE APPENDLIMIT=")
 	c.num(uint64(max(c.srv.opt.MaxAppend(), 0)))
 	if c.srv.opt.Metadata != nil {
-		c.put(" METADATA")
+		c.put(" METADATA METADATA-SERVER")
 	}
 	if !c.srv.opt.NoCompress && !c.out.deflate {
 		c.put(" COMPRESS=DEFLATE")
@@ -208,29 +209,33 @@ func (c *session) enable(cmd *command) response {
 	var on []string
 	for first := true; first || p.More(); first = false {
 		p.SP()
-		switch strings.ToUpper(p.Atom()) {
-		case "CONDSTORE":
-			c.condstore = true
-			on = append(on, "CONDSTORE")
-		case "QRESYNC":
-			c.condstore, c.qresync = true, true
-			on = append(on, "QRESYNC")
-		case "IMAP4REV2":
-			c.rev2, c.utf8 = true, true
-			on = append(on, "IMAP4rev2")
-		case "UTF8=ACCEPT":
-			c.utf8 = true
-			on = append(on, "UTF8=ACCEPT")
-		}
-		if p.Err() != nil {
-			break
-		}
+		on = append(on, strings.ToUpper(p.Atom()))
 	}
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
+	var now []string // each once, also what is on already: clients look for it
+	for _, name := range on {
+		switch name {
+		case "CONDSTORE":
+			c.enableCondstore()
+		case "QRESYNC":
+			c.enableCondstore()
+			c.qresync = true
+		case "IMAP4REV2":
+			name = "IMAP4rev2"
+			c.rev2, c.utf8 = true, true
+		case "UTF8=ACCEPT":
+			c.utf8 = true
+		default:
+			continue
+		}
+		if !slices.Contains(now, name) {
+			now = append(now, name)
+		}
+	}
 	c.put("* ENABLED")
-	for _, o := range on {
+	for _, o := range now {
 		c.put(" ", o)
 	}
 	c.put("\r\n")

@@ -18,22 +18,22 @@ func (c *session) create(cmd *command) response {
 	p := cmd.p
 	p.SP()
 	b := mailbox.Box{Account: c.account(), Name: strings.TrimSuffix(p.Mailbox(), "/")}
-	use := ""
+	use, uses := "", 0
 	if p.More() {
 		p.SP()
 		p.List(func() {
 			if !p.TryWord("USE") {
-				p.Expect(0)
+				p.Refuse("USE")
 			}
 			p.SP()
-			p.List(func() { use = p.Flag() })
+			p.List(func() { use, uses = p.Flag(), uses+1 })
 		})
 	}
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
 	if use != "" {
-		if use = specialUse(use); use == "" {
+		if use = specialUse(use); use == "" || uses > 1 { // one each is kept
 			return no("USEATTR", "Unknown special use")
 		}
 	}
@@ -42,6 +42,7 @@ func (c *session) create(cmd *command) response {
 	if err := c.srv.opt.Store.CreateBox(ctx, b, use); err != nil {
 		return c.refusal(err)
 	}
+	c.ownNames("", b.Name)
 	v, err := c.srv.opt.Store.View(ctx, b)
 	if err != nil { // somebody removed it already
 		return ok("Create completed")
@@ -71,6 +72,7 @@ func (c *session) remove(cmd *command) response {
 	if c.open && b == c.box {
 		c.leave()
 	}
+	c.ownNames(b.Name, "")
 	return ok("Delete completed")
 }
 
@@ -87,6 +89,13 @@ func (c *session) rename(cmd *command) response {
 	if err := c.srv.opt.Store.RenameBox(ctx, b, to); err != nil {
 		return c.refusal(err)
 	}
+	if below, moved := strings.CutPrefix(c.box.Name, b.Name); c.open && moved && b.Name != mailbox.Inbox && (below == "" || below[0] == mailbox.Delimiter) {
+		// It stays selected. Subscribed before the look that follows.
+		c.sub.Close()
+		c.box.Name = to + below
+		c.sub = c.srv.opt.Bus.Subscribe(c.box, c)
+	}
+	c.ownNames(b.Name, to)
 	return ok("Rename completed")
 }
 
@@ -103,5 +112,6 @@ func (c *session) setSubscribed(cmd *command, on bool) response {
 	if err := c.srv.opt.Store.Subscribe(ctx, b, on); err != nil {
 		return c.refusal(err)
 	}
+	c.ownNames("", b.Name)
 	return ok("Done")
 }

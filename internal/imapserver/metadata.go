@@ -1,79 +1,65 @@
 package imapserver
 
 import (
-	"context"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
+	"madmail/internal/fault"
 	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 )
 
-// Limits of annotations.
-const (
-	maxEntries    = 64
-	maxEntryValue = 8 << 10
-)
+// maxEntryValue bounds the value of an annotation, in octets.
+const maxEntryValue = 8 << 10
 
 // getMetadata answers GETMETADATA (RFC 5464 section 4.2). Absent entries are
 // left out, and without any there is no untagged response: clients stumble
 // over empty parentheses.
 func (c *session) getMetadata(cmd *command) response {
-	p := cmd.p
-	p.SP()
-	if p.Peek('(') { // options
-		p.List(func() {
-			if p.Peek('(') {
-				p.List(func() { _ = p.Atom() })
-			} else {
-				_ = p.Atom()
-			}
-		})
-		p.SP()
-	}
-	name := p.AString()
-	p.SP()
-	var entries []string
-	entry := func() {
-		if e := strings.ToLower(p.AString()); len(entries) < maxEntries {
-			entries = append(entries, e)
-		}
-	}
-	if p.Peek('(') {
-		p.List(entry)
-		if p.More() { // options may stand behind as well
-			p.SP()
-			p.List(func() { _ = p.Atom() })
-		}
-	} else {
-		entry()
-	}
+	cmd.p.SP()
+	g := cmd.p.GetMetadata()
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
-	box, err := c.annotated(name)
-	if err != nil {
+	if c.srv.opt.Metadata == nil {
+		return ok("Getmetadata completed")
+	}
+	if err := c.annotated(g.Mailbox); err != nil {
 		return c.refusal(err)
 	}
 	ctx, cancel := c.ctx()
 	defer cancel()
-	found := 0
-	for _, e := range entries {
-		v, has, err := c.getEntry(ctx, box, e)
+	names := g.Entries
+	if g.Depth != 0 {
+		all, err := c.srv.opt.Metadata.Entries(ctx, c.account(), g.Mailbox)
 		if err != nil {
 			return c.refusal(err)
+		}
+		names = slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(e string) bool { return !g.Wants(e) })
+	}
+	found, longest := 0, 0
+	for _, e := range names {
+		v, has, err := c.srv.opt.Metadata.Get(ctx, c.account(), g.Mailbox, e)
+		if err != nil {
+			return c.refusal(err)
+		}
+		if has && g.MaxSize >= 0 && int64(len(v)) > g.MaxSize {
+			longest = max(longest, len(v))
+			continue
 		}
 		if !has {
 			continue
 		}
 		if found++; found == 1 {
 			c.put("* METADATA ")
-			out := c.out.bytes()
-			*out = imap.Quote(*out, name)
+			c.boxName(g.Mailbox)
 			c.put(" (")
 		} else {
 			c.put(" ")
 		}
-		c.put(imap.Text(e), " ")
+		c.put(e, " ")
 		out := c.out.bytes()
 		if strings.HasPrefix(e, "/private/") {
 			*out = imap.Literal(*out, v)
@@ -84,74 +70,53 @@ func (c *session) getMetadata(cmd *command) response {
 	if found > 0 {
 		c.put(")\r\n")
 	}
+	if longest > 0 {
+		return okCode("METADATA LONGENTRIES "+strconv.Itoa(longest), "Getmetadata completed, without the longest")
+	}
 	return ok("Getmetadata completed")
 }
 
-func (c *session) getEntry(ctx context.Context, box, entry string) (string, bool, error) {
-	if c.srv.opt.Metadata == nil {
-		return "", false, nil
-	}
-	return c.srv.opt.Metadata.Get(ctx, c.account(), box, entry)
-}
-
 // annotated checks the mailbox of an annotation; "" is the server.
-func (c *session) annotated(name string) (string, error) {
-	if name == "" {
-		return "", nil
-	}
-	if strings.EqualFold(name, mailbox.Inbox) {
-		return mailbox.Inbox, nil
-	}
-	decoded := name
-	if !c.utf8 {
-		decoded, _ = imap.DecodeName(name)
+func (c *session) annotated(name string) error {
+	if name == "" || name == mailbox.Inbox {
+		return nil
 	}
 	ctx, cancel := c.ctx()
 	defer cancel()
-	_, err := c.srv.opt.Store.View(ctx, mailbox.Box{Account: c.account(), Name: decoded})
-	return decoded, err
+	_, err := c.srv.opt.Store.View(ctx, mailbox.Box{Account: c.account(), Name: name})
+	return err
 }
 
 // setMetadata answers SETMETADATA (RFC 5464 section 4.3).
 func (c *session) setMetadata(cmd *command) response {
-	p := cmd.p
-	p.SP()
-	name := p.AString()
-	p.SP()
-	type pair struct {
-		entry, value string
-		has          bool
-	}
-	var pairs []pair
-	p.List(func() {
-		var x pair
-		x.entry = strings.ToLower(p.AString())
-		p.SP()
-		x.value, x.has = p.NString()
-		pairs = append(pairs, x)
-	})
+	cmd.p.SP()
+	name, list := cmd.p.SetMetadata()
 	if err := cmd.end(); err != nil {
 		return bad(err)
 	}
-	if len(pairs) > maxEntries {
-		return no("METADATA TOOMANY", "Too many entries")
+	for _, a := range list {
+		if len(a.Value) > maxEntryValue {
+			return no("METADATA MAXSIZE "+strconv.Itoa(maxEntryValue), "Value is too long")
+		}
 	}
-	box, err := c.annotated(name)
-	if err != nil {
+	if c.srv.opt.Metadata == nil {
+		return no("CANNOT", "Annotations are not kept")
+	}
+	if err := c.annotated(name); err != nil {
 		return c.refusal(err)
 	}
 	ctx, cancel := c.ctx()
 	defer cancel()
-	for _, x := range pairs {
-		if len(x.value) > maxEntryValue {
-			return no("METADATA MAXSIZE 8192", "Value is too long")
-		}
-		if c.srv.opt.Metadata == nil {
-			return no("CANNOT", "Annotations are not kept")
-		}
-		if err := c.srv.opt.Metadata.Set(ctx, c.account(), box, x.entry, x.value, x.has); err != nil {
-			return c.refusal(err)
-		}
+	err := c.srv.opt.Metadata.Set(ctx, c.account(), name, list)
+	switch {
+	case fault.Is(err, fault.TooBig):
+		return no("METADATA MAXSIZE "+strconv.Itoa(maxEntryValue), fault.UserText(err))
+	case fault.Is(err, fault.Full):
+		return no("METADATA TOOMANY", fault.UserText(err))
+	case err != nil:
+		return c.refusal(err)
 	}
+	c.ownAnnotations(name)
+	c.srv.opt.Bus.Publish(mailbox.Box{Account: c.account()})
 	return ok("Setmetadata completed")
 }

@@ -71,7 +71,9 @@ func (c *session) begin(cmd *command, s *imap.Search) (r response, done bool) {
 			return response{}, true
 		}
 	}
-	c.condstore = c.condstore || s.Key.Uses("MODSEQ")
+	if s.Key.Uses("MODSEQ") {
+		c.enableCondstore()
+	}
 	return response{}, false
 }
 

@@ -19,16 +19,17 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 	p.SP()
 	name := p.Mailbox()
 	var q *resync
+	condstore := false
 	if p.More() {
 		p.SP()
 		p.List(func() {
 			switch strings.ToUpper(p.Atom()) {
 			case "CONDSTORE":
-				c.condstore = true
+				condstore = true
 			case "QRESYNC":
 				q = parseResync(p)
 			default:
-				p.Expect(0)
+				p.Refuse("CONDSTORE or QRESYNC")
 			}
 		})
 	}
@@ -42,6 +43,7 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 		c.put("* OK [CLOSED] Previous mailbox is closed\r\n")
 	}
 	c.leave()
+	c.condstore = c.condstore || condstore // HIGHESTMODSEQ comes in any case
 	ctx, cancel := c.ctx()
 	defer cancel()
 	box := mailbox.Box{Account: c.account(), Name: name}
@@ -64,11 +66,12 @@ func (c *session) enterBox(cmd *command, readOnly bool) response {
 const systemFlags = `\Answered \Flagged \Deleted \Seen \Draft`
 
 func (c *session) greetBox(v *mailbox.View) {
-	c.put("* FLAGS (", systemFlags, ")\r\n")
+	flags := systemFlags + keywordsOf(v)
+	c.put("* FLAGS (", flags, ")\r\n")
 	if c.readOnly {
 		c.put("* OK [PERMANENTFLAGS ()] Read-only\r\n")
 	} else {
-		c.put("* OK [PERMANENTFLAGS (", systemFlags, ` \*)] Flags permitted`, "\r\n")
+		c.put("* OK [PERMANENTFLAGS (", flags, ` \*)] Flags permitted`, "\r\n")
 	}
 	c.untagged(uint64(v.Len()), "EXISTS")
 	if c.rev2 {
@@ -86,6 +89,25 @@ func (c *session) greetBox(v *mailbox.View) {
 		}
 	}
 	c.okSelected(v)
+}
+
+// keywordsOf lists the keywords that messages of v have, each after a space: as many
+// as one command may set.
+func keywordsOf(v *mailbox.View) string {
+	var found []string
+	for i := range v.Len() {
+		for _, k := range v.At(i).Keywords {
+			if len(found) < maxKeywords && !slices.Contains(found, k) {
+				found = append(found, k)
+			}
+		}
+	}
+	slices.Sort(found)
+	var b strings.Builder
+	for _, k := range found {
+		b.WriteString(" " + k)
+	}
+	return b.String()
 }
 
 // boxName writes the name of a mailbox as the client reads them.
@@ -120,6 +142,9 @@ func (c *session) okNumber(code string, n uint64, text string) {
 func (c *session) leave() {
 	if c.sub != nil {
 		c.sub.Close()
+	}
+	if c.interest != nil && c.open && c.interest.leaves(c.box.Name, c.known) {
+		(*stirring)(c).Wake()
 	}
 	c.sub, c.known, c.open, c.box, c.saved = nil, nil, false, mailbox.Box{}, nil
 }
@@ -156,6 +181,7 @@ func (c *session) update(expunge bool) error { return c.updateAfter(expunge, eff
 // effects are what a command of this client did, for the update after it.
 type effects struct {
 	named  mailbox.UIDSet     // messages whose responses have a UID, since the command had
+	asked  mailbox.UIDSet     // messages to tell of, also where nothing changed
 	silent mailbox.UIDSet     // messages that change was applied to without an answer,
 	failed mailbox.UIDSet     // but for these
 	change mailbox.FlagChange // of silent
@@ -207,6 +233,7 @@ func (c *session) updateAfter(expunge bool, e effects) error {
 			return err
 		}
 	}
+	var told mailbox.UIDSet
 	for _, m := range d.Flags {
 		expected := e.expected(old, m)
 		if expected && !c.condstore {
@@ -214,8 +241,25 @@ func (c *session) updateAfter(expunge bool, e effects) error {
 		}
 		i, _ := c.known.Index(m.UID)
 		c.flagsFetch(i, m, e.named.Contains(m.UID), !expected)
+		if len(e.asked) > 0 {
+			told = told.Add(m.UID)
+		}
 	}
+	c.known.Each(e.asked, func(i int, m mailbox.Message) {
+		if !told.Contains(m.UID) && !e.failed.Contains(m.UID) {
+			c.flagsFetch(i, m, e.named.Contains(m.UID), len(e.silent) == 0)
+		}
+	})
 	return nil
+}
+
+// enableCondstore notes that the client understands mod-sequences. The first command
+// that says so is answered with the highest one (RFC 7162 section 3.1).
+func (c *session) enableCondstore() {
+	if !c.condstore && c.open {
+		c.okNumber("HIGHESTMODSEQ", uint64(c.known.HighestMod), "Highest")
+	}
+	c.condstore = true
 }
 
 // flagsFetch tells the flags of a message that nobody fetched. It names the UID
@@ -226,7 +270,7 @@ func (c *session) flagsFetch(i int, m mailbox.Message, named, flags bool) {
 	c.put("* ")
 	c.num(uint64(i + 1))
 	c.put(" FETCH (")
-	if named || c.qresync || c.rev2 {
+	if named || c.qresync || c.rev2 || c.interest != nil && c.interest.selected.Events&imap.FlagChange != 0 {
 		c.put("UID ")
 		c.num(uint64(m.UID))
 		if flags || c.condstore {
@@ -284,6 +328,8 @@ func appendFlags(b []byte, m mailbox.Message) []byte {
 
 // maxKeywords bounds the keywords of a command, and their length.
 const maxKeywords = 64
+
+const badFlags = "Unknown flag, or more than 64 keywords, or one of more than 128 octets"
 
 // parseFlags splits flags into system flags and keywords. \Recent cannot be
 // set and is ignored.
@@ -424,6 +470,11 @@ func (c *session) transfer(cmd *command, move bool) response {
 	}
 	if len(res.From) == 0 {
 		return ok("No messages")
+	}
+	if to == c.box {
+		for _, u := range res.To {
+			c.placed = c.placed.Add(u)
+		}
 	}
 	code := "COPYUID " + strconv.FormatUint(uint64(res.UIDValidity), 10) + " " + formatUIDs(res.From) + " " + formatUIDs(res.To)
 	if move {

@@ -64,11 +64,17 @@ type Quota interface {
 	Usage(a address.Addr) (used, messages, limit int64)
 }
 
-// Metadata keeps annotations (RFC 5464). Mailbox "" is the server's. An entry
-// that is absent has ok false. Set with ok false removes.
+// Metadata keeps annotations (RFC 5464). Mailbox "" is the server's. Names of entries
+// are in lower case.
 type Metadata interface {
+	// Get returns a value; ok is false where there is none.
 	Get(ctx context.Context, a address.Addr, mailbox, entry string) (value string, ok bool, err error)
-	Set(ctx context.Context, a address.Addr, mailbox, entry, value string, ok bool) error
+	// Entries names the entries that are there, each with a text that is another one
+	// when somebody has set another value.
+	Entries(ctx context.Context, a address.Addr, mailbox string) (map[string]string, error)
+	// Set sets and removes, all or nothing. fault.Full stands for too many entries,
+	// fault.TooBig for a value too long.
+	Set(ctx context.Context, a address.Addr, mailbox string, list []imap.Annotation) error
 }
 
 // Options configure a server. Auth, Store, Append, Bus and Quota are required.
@@ -172,6 +178,7 @@ type Server struct {
 	stopping  bool
 
 	logins, failedLogins atomic.Int64
+	refusing             atomic.Int64 // connections, now
 }
 
 // Stats are counts since the start.
@@ -280,12 +287,14 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 	}
 	s.mu.Unlock()
 	if full {
-		s.group.Go("refuse", func() {
-			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-			if mode == STARTTLS {
-				_, _ = conn.Write([]byte("* BYE [UNAVAILABLE] Too many connections, try again later\r\n"))
-			}
+		if s.refusing.Add(1) > maxRefusals {
+			s.refusing.Add(-1)
 			conn.Close()
+			return
+		}
+		s.group.Go("refuse", func() {
+			defer s.refusing.Add(-1)
+			c.refuse(mode)
 		})
 		return
 	}
@@ -300,6 +309,23 @@ func (s *Server) start(conn net.Conn, mode Mode) {
 			s.serve(c, false)
 		})
 	})
+}
+
+// maxRefusals bounds the connections that are told at one time why they are refused:
+// with TLS that takes a handshake. Others are closed without a word.
+const maxRefusals = 32
+
+// refuse says that there is no room, and closes.
+func (c *session) refuse(mode Mode) {
+	defer func() { c.conn.Close() }()
+	if c.conn.SetDeadline(time.Now().Add(2*time.Second)) != nil || mode == TLS && !c.handshake() {
+		return
+	}
+	c.put("* BYE [UNAVAILABLE] Too many connections, try again later\r\n")
+	if c.flush() == nil {
+		c.part()
+	}
+	c.out.release()
 }
 
 // serve runs a session until it ends or is parked.
@@ -338,6 +364,20 @@ func (s *Server) remove(c *session) {
 		if s.byAccount[a]--; s.byAccount[a] <= 0 {
 			delete(s.byAccount, a)
 		}
+	}
+}
+
+// MetadataChanged says that annotations of the server may have changed.
+func (s *Server) MetadataChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.sessions {
+		c.mu.Lock()
+		if c.noted {
+			c.stirred = true
+			c.interrupt()
+		}
+		c.mu.Unlock()
 	}
 }
 

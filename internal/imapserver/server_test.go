@@ -35,6 +35,7 @@ import (
 	"madmail/internal/auth"
 	"madmail/internal/event"
 	"madmail/internal/fault"
+	"madmail/internal/imap"
 	"madmail/internal/mailbox"
 	"madmail/internal/mailbox/maildir"
 	"madmail/internal/quota"
@@ -43,6 +44,13 @@ import (
 func TestMain(m *testing.M) {
 	if addr := os.Getenv("IDLE_CLIENTS_OF"); addr != "" {
 		os.Exit(idleClients(addr))
+	}
+	if addr := os.Getenv("BULK_CLIENT_OF"); addr != "" {
+		if err := bulkReader(addr, os.Getenv("BULK")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -55,8 +63,9 @@ type desk struct {
 	srv   *Server
 	addr  string
 
-	mu   sync.Mutex // guards the field below
-	meta map[string]string
+	mu      sync.Mutex // guards the fields below
+	meta    map[string]string
+	metaErr error
 }
 
 func (d *desk) Login(_ context.Context, user string, password []byte, _ netip.Addr) (auth.Identity, error) {
@@ -110,13 +119,39 @@ func (d *desk) Get(_ context.Context, _ address.Addr, box, entry string) (string
 	return v, ok, nil
 }
 
-func (d *desk) Set(_ context.Context, _ address.Addr, box, entry, value string, ok bool) error {
+func (d *desk) Entries(_ context.Context, _ address.Addr, box string) (map[string]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if old := d.meta[box+" "+entry]; old != "" {
-		value = old + " " + value
+	if d.metaErr != nil {
+		return nil, d.metaErr
 	}
-	d.meta[box+" "+entry] = value
+	all := make(map[string]string)
+	for k, v := range d.meta {
+		if b, e, _ := strings.Cut(k, " "); b == box {
+			all[e] = v
+		}
+	}
+	return all, nil
+}
+
+func (d *desk) Set(_ context.Context, _ address.Addr, box string, list []imap.Annotation) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range list {
+		if strings.HasPrefix(a.Entry, "/shared/admin") {
+			return fault.New(fault.Refused, "This entry cannot be set")
+		}
+	}
+	for _, a := range list {
+		switch old := d.meta[box+" "+a.Entry]; {
+		case a.Remove:
+			delete(d.meta, box+" "+a.Entry)
+		case old != "" && a.Entry == "/private/devicetoken":
+			d.meta[box+" "+a.Entry] = old + " " + a.Value
+		default:
+			d.meta[box+" "+a.Entry] = a.Value
+		}
+	}
 	return nil
 }
 

@@ -49,18 +49,20 @@ type session struct {
 	woken   bool       // the mailbox changed
 	pushed  bool       // what changes in the mailbox is told at once
 	stirred bool       // something that NOTIFY watches changed
+	noted   bool       // annotations of the server are watched
 
 	parking // see park.go
 
-	login  atomic.Pointer[address.Addr]
-	idling atomic.Bool
+	loginBy time.Time // when an anonymous client is shown out
+	login   atomic.Pointer[address.Addr]
+	idling  atomic.Bool
 
 	secure   bool
 	idleTag  string    // of the IDLE that is under way, or ""
 	until    time.Time // of the present wait
 	failures int
 	errors   int
-	parting  bool // LOGOUT was answered
+	parting  bool // a last word was said that must arrive, with more from the client on its way
 
 	box       mailbox.Box
 	open      bool // a mailbox is selected
@@ -74,7 +76,8 @@ type session struct {
 
 	saved mailbox.UIDSet // what "$" stands for (RFC 5182)
 
-	interest *interest // not nil after NOTIFY
+	interest *interest      // not nil after NOTIFY
+	placed   mailbox.UIDSet // what the present command put into the selected mailbox
 }
 
 // command is one command on its way.
@@ -143,7 +146,7 @@ func init() {
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	c := &session{srv: s, conn: conn}
+	c := &session{srv: s, conn: conn, loginBy: time.Now().Add(s.opt.LoginTimeout)}
 	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
 		c.remote = ap.Addr().Unmap()
 	}
@@ -206,6 +209,9 @@ var (
 	errEnded = errors.New("imapserver: session was ended")
 	errWoken = errors.New("imapserver: mailbox changed")
 	errQuiet = errors.New("imapserver: nothing came for a while")
+
+	errRefused        = errors.New("imapserver: command was answered while it was read")
+	errLiteralTooLong = errors.New("imapserver: literal too long")
 )
 
 // Wake implements event.Waker: it interrupts the wait of IDLE.
@@ -298,8 +304,12 @@ func (c *session) more(p []byte) (int, error) {
 	if n := c.held(p); n > 0 {
 		return n, nil
 	}
+	by := time.Now().Add(c.srv.opt.ReadTimeout)
+	if c.account().IsZero() && c.loginBy.Before(by) {
+		by = c.loginBy
+	}
 	c.mu.Lock()
-	err := c.conn.SetReadDeadline(time.Now().Add(c.srv.opt.ReadTimeout))
+	err := c.conn.SetReadDeadline(by)
 	c.mu.Unlock()
 	if err != nil {
 		return 0, err
@@ -323,8 +333,8 @@ func (c *session) close() {
 	c.srv.remove(c)
 }
 
-// patience is how long a client that said LOGOUT has to close its side.
-const patience = 500 * time.Millisecond
+// partingTime is how long a client that was told BYE has to close its side.
+const partingTime = 500 * time.Millisecond
 
 // part says that nothing more comes and reads what is still on its way. A socket that
 // is closed with something to read resets the connection, and the client loses the
@@ -333,7 +343,7 @@ func (c *session) part() {
 	if half, ok := c.conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 		return
 	}
-	if c.conn.SetReadDeadline(time.Now().Add(patience)) == nil {
+	if c.conn.SetReadDeadline(time.Now().Add(partingTime)) == nil {
 		_, _ = io.CopyN(io.Discard, c.conn, 64<<10)
 	}
 }
@@ -346,6 +356,15 @@ func (c *session) flush() error {
 		return err
 	}
 	return c.out.flush()
+}
+
+// send writes octets past the output, which is empty.
+func (c *session) send(p []byte) error {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(p)
+	return err
 }
 
 // put appends to the output and sends it on when there is much.
@@ -374,7 +393,7 @@ func (c *session) run(resumed bool) (parked bool) {
 			return false
 		}
 		if begin {
-			c.until = time.Now().Add(c.patience())
+			c.until = c.patience()
 			if c.idleTag != "" && c.park() {
 				return true
 			}
@@ -392,23 +411,26 @@ func (c *session) run(resumed bool) (parked bool) {
 		}
 		if c.errors > c.srv.opt.MaxErrors {
 			c.put("* BYE Too many errors\r\n")
+			c.parting = true
 			return false
 		}
 	}
 }
 
-// patience is how long the session waits for the client's next word.
-func (c *session) patience() time.Duration {
+// patience is until when the session waits for the client's next word. Who has not
+// logged in has one time for all of it, or a word now and then would keep the place.
+func (c *session) patience() time.Time {
+	now := time.Now()
 	switch {
 	case c.account().IsZero():
-		return c.srv.opt.LoginTimeout
+		return c.loginBy
 	case c.idleTag != "":
 		// A word now and then keeps NAT entries alive and saves clients a round.
 		// Spread, so that ten thousand phones do not wake together.
 		k := c.srv.opt.KeepAlive
-		return k - k/8 + rand.N(k/4+1)
+		return now.Add(k - k/8 + rand.N(k/4+1))
 	}
-	return c.srv.opt.IdleTimeout
+	return now.Add(c.srv.opt.IdleTimeout)
 }
 
 // step waits for one command, or for one event of IDLE, and serves it.
@@ -420,6 +442,8 @@ func (c *session) step() error {
 	switch {
 	case errors.Is(err, errWoken):
 		return c.changes()
+	case errors.Is(err, errRefused):
+		return nil
 	case err != nil:
 		return err
 	}
@@ -435,7 +459,11 @@ func (c *session) farewell(err error) {
 	case ended != "":
 		c.put("* BYE ", ended, "\r\n")
 	case errors.Is(err, errLineTooLong):
-		c.put("* BYE Command line too long\r\n")
+		c.put("* BYE [TOOBIG] Command line too long\r\n")
+		c.parting = true
+	case errors.Is(err, errLiteralTooLong):
+		c.put("* BYE [TOOBIG] Literal too long\r\n")
+		c.parting = true
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.put("* BYE Autologout\r\n")
 	case errors.Is(err, errClose), errors.Is(err, io.EOF):
@@ -468,15 +496,11 @@ func (c *session) read() (*command, error) {
 		}
 		if total += int(min(size, int64(limits.Literals)+1)); total > limits.Literals {
 			if !sync {
-				return nil, errLineTooLong
+				return nil, errLiteralTooLong
 			}
-			tag, _, _ := strings.Cut(text, " ")
-			c.put(imap.Text(tag), " BAD Literal too long\r\n")
+			c.put(c.parseCommand(text, literals).tag, " BAD [TOOBIG] Literal too long\r\n")
 			c.errors++
-			if err := c.flush(); err != nil {
-				return nil, err
-			}
-			return c.read()
+			return nil, errRefused
 		}
 		if sync {
 			c.put("+ Ready\r\n")
@@ -613,6 +637,7 @@ func (c *session) serve(cmd *command) error {
 			return err
 		}
 	}
+	c.placed = nil
 	c.answer(cmd.tag, r)
 	return nil
 }

@@ -278,15 +278,17 @@ func (p *phone) take() bool {
 		p.t.Error(text)
 		return false
 	}
+	var uids []string // those alone: more may have come since
 	for part := range strings.SplitSeq(text, " FETCH (") {
 		if m := messageID.FindStringSubmatch(part); m != nil {
 			p.got[m[2]]++
+			uids = append(uids, m[1])
 		}
 	}
-	if !strings.Contains(text, " FETCH (") {
+	if len(uids) == 0 {
 		return true
 	}
-	for _, cmd := range []string{`UID STORE 1:* +FLAGS.SILENT (\Deleted)`, "EXPUNGE"} {
+	for _, cmd := range []string{"UID STORE " + strings.Join(uids, ",") + ` +FLAGS.SILENT (\Deleted)`, "EXPUNGE"} {
 		if l, ok := p.do(cmd); !ok {
 			p.t.Error(l)
 			return false

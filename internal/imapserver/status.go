@@ -33,7 +33,9 @@ func (c *session) status(cmd *command) response {
 // enabling notes that a client which asks for mod-sequences understands them (RFC 7162
 // section 3.1).
 func (c *session) enabling(items []string) {
-	c.condstore = c.condstore || slices.Contains(items, "HIGHESTMODSEQ")
+	if slices.Contains(items, "HIGHESTMODSEQ") {
+		c.enableCondstore()
+	}
 }
 
 // statusOf writes the STATUS response of a mailbox.

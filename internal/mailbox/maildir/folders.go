@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -234,8 +236,8 @@ func (s *Store) readFloor() {
 	}
 }
 
-// drop forgets a mailbox whose files went, and counts them off.
-func (s *Store) drop(b *box) {
+// unload forgets a mailbox whose files went, and counts them off.
+func (s *Store) unload(b *box) {
 	if err := s.raise(b.validity); err != nil {
 		s.log.Warn("the last UIDVALIDITY could not be written", "err", err)
 	}
@@ -245,6 +247,11 @@ func (s *Store) drop(b *box) {
 	}
 	b.view.Store(nil)
 	s.forget(b)
+}
+
+// drop unloads a mailbox and tells those who look at it.
+func (s *Store) drop(b *box) {
+	s.unload(b)
 	s.opt.Changed(b.key)
 }
 
@@ -315,7 +322,8 @@ func (s *Store) rename(from, to mailbox.Box) error {
 	}
 	m := s.readMeta(from.Account)
 	defer s.listed(from.Account)
-	for old, now := range moves {
+	for _, old := range slices.Sorted(maps.Keys(moves)) {
+		now := moves[old]
 		b, err := s.ready(mailbox.Box{Account: from.Account, Name: old})
 		if err != nil {
 			return err
@@ -325,7 +333,8 @@ func (s *Store) rename(from, to mailbox.Box) error {
 		if err := s.disk.rename(dir, target); err != nil {
 			return trouble(err, "rename a mailbox")
 		}
-		s.drop(b) // it is loaded anew, and counted, under its new name
+		s.unload(b)                // it is loaded anew, and counted, under its new name
+		defer s.opt.Changed(b.key) // when all are there: who looks sees one rename
 		if use := m.Special[old]; use != "" {
 			m.Special[now] = use
 			delete(m.Special, old)
