@@ -137,7 +137,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 	if opt.Offline {
 		return a, nil
 	}
-	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.startFederation, a.openControl, a.watchdog} {
+	for _, step := range []func(context.Context) error{a.openDoors, a.openOutbound, a.bind, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
 			return a, err
 		}
