@@ -149,6 +149,9 @@ func (a *App) openOutbound(ctx context.Context) error {
 // startFederation begins to bring out what waits, and to fetch.
 func (a *App) startFederation(ctx context.Context) error {
 	f := &a.fed
+	if f.OpenRelay() {
+		a.log.Warn("strangers can send to anybody through this server: madmail openrelay disable")
+	}
 	a.onEnd("mail to others", f.worker.Stop)
 	if err := f.worker.Start(ctx); err != nil {
 		return err
@@ -314,7 +317,7 @@ func (b bouncer) Bounced(ctx context.Context, to address.Addr, id string) (bool,
 // Carries implements delivery.Outgoing.
 func (f *federation) Carries(d address.Domain) error {
 	if f.policy.Outbound(d) == policy.Refuse {
-		return fault.New(fault.Refused, "This server does not exchange mail with that domain")
+		return fault.New(fault.Refused, "Federation policy rejection: this server does not exchange mail with that domain")
 	}
 	return nil
 }
