@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -130,7 +131,15 @@ func (a *App) openOutbound(ctx context.Context) error {
 		return err
 	}
 	a.onStop(func(context.Context) error { mail.Close(); return nil })
-	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mtasts_cache"), LookupTXT: f.resolver.TXT, Logger: a.Log.Logger("mta-sts")})
+	// Policies are fetched from where our name servers say, and never from here.
+	policies := &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return dialer.DialContext(ctx, addr, false)
+		},
+		TLSHandshakeTimeout: 15 * time.Second, MaxResponseHeaderBytes: 32 << 10, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mtasts_cache"), LookupTXT: f.resolver.TXT, Client: &http.Client{Transport: policies}, Logger: a.Log.Logger("mta-sts")})
 	if err != nil {
 		return err
 	}

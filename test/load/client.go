@@ -154,7 +154,8 @@ type Reader struct {
 	br   *bufio.Reader
 	z    *flate.Writer
 	tag  int
-	next int // UID
+	next int          // UID
+	keep func([]byte) // gets literals, nil when nobody wants them
 }
 
 // Login connects and logs in.
@@ -227,7 +228,15 @@ func (r *Reader) until(tag string) ([]string, error) {
 	}
 }
 
-// line reads a line; the octets of literals are read away.
+// Texts returns the messages of the selected mailbox.
+func (r *Reader) Texts() (list []string, err error) {
+	r.keep = func(text []byte) { list = append(list, string(text)) }
+	defer func() { r.keep = nil }()
+	_, err = r.Do("UID FETCH 1:* BODY.PEEK[]")
+	return list, err
+}
+
+// line reads a line; the octets of literals are read away, unless somebody keeps them.
 func (r *Reader) line() (string, error) {
 	all := ""
 	for {
@@ -245,9 +254,17 @@ func (r *Reader) line() (string, error) {
 		if err != nil {
 			return all, nil
 		}
-		if _, err := r.br.Discard(n); err != nil {
+		if r.keep == nil {
+			if _, err := r.br.Discard(n); err != nil {
+				return all, err
+			}
+			continue
+		}
+		text := make([]byte, n)
+		if _, err := io.ReadFull(r.br, text); err != nil {
 			return all, err
 		}
+		r.keep(text)
 	}
 }
 
