@@ -24,6 +24,7 @@ import (
 // Target is the server under load.
 type Target struct {
 	SMTP, IMAP string // host:port, TLS from the start
+	HTTPS      string // the same, for mail of other servers; "" when it is not measured
 	Domain     string // of the accounts, as in "[127.0.0.1]"
 	Password   string
 	PID        int                     // of the server, 0 when unknown
@@ -32,7 +33,10 @@ type Target struct {
 
 // Check refuses targets that are not on loopback.
 func (t Target) Check() error {
-	for _, a := range []string{t.SMTP, t.IMAP} {
+	for _, a := range []string{t.SMTP, t.IMAP, t.HTTPS} {
+		if a == "" && a == t.HTTPS {
+			continue
+		}
 		ap, err := netip.ParseAddrPort(a)
 		if err != nil || !ap.Addr().IsLoopback() {
 			return fmt.Errorf("load: %q is not a loopback address and port: load goes to this machine only", a)
