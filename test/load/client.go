@@ -297,13 +297,19 @@ func (r *Reader) Wait() error {
 	}
 }
 
+// Done leaves IDLE.
+func (r *Reader) Done() error {
+	if err := r.write("DONE\r\n"); err != nil {
+		return err
+	}
+	_, err := r.until("t" + strconv.Itoa(r.tag) + " ")
+	return err
+}
+
 // Take leaves IDLE, fetches what is new, deletes it, and returns how many
 // messages there were: a client's round after a wake-up.
 func (r *Reader) Take() (int, error) {
-	if err := r.write("DONE\r\n"); err != nil {
-		return 0, err
-	}
-	if _, err := r.until("t" + strconv.Itoa(r.tag) + " "); err != nil {
+	if err := r.Done(); err != nil {
 		return 0, err
 	}
 	lines, err := r.Do(fmt.Sprintf("UID FETCH %d:%d (UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM CONTENT-TYPE SECURE-JOIN CHAT-VERSION CHAT-IS-POST-MESSAGE)])", r.next, r.next+499))
