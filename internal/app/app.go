@@ -147,7 +147,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 		}
 		return a, a.ensureToken(ctx)
 	}
-	for _, step := range []func(context.Context) error{a.openDoors, a.bind, a.startFederation, a.openControl, a.watchdog} {
+	for _, step := range []func(context.Context) error{a.openDoors, a.openOutbound, a.bind, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
 			return a, err
 		}

@@ -67,7 +67,7 @@ func (a *App) status(context.Context) ops.Status {
 	st := ops.Status{
 		Running: !a.opt.Offline, Version: version.Version, Build: version.BuildID(), PID: os.Getpid(),
 		BootTime: a.booted.UTC().Format(time.RFC3339), Uptime: int64(time.Since(a.booted) / time.Second),
-		RegisteredUsers: a.accounts.Count(), Services: []ops.Service{},
+		RegisteredUsers: a.accounts.Count(), Services: []ops.Service{}, OpenRelay: a.fed.policy.OpenRelay(),
 	}
 	if a.opt.Offline {
 		st.PID, st.BootTime, st.Uptime = 0, "", 0

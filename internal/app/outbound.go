@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +22,8 @@ import (
 	"madmail/internal/delivery"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
+	"madmail/internal/mailbox"
+	"madmail/internal/message"
 	"madmail/internal/mtasts"
 	"madmail/internal/mxdeliv"
 	"madmail/internal/ops"
@@ -48,6 +52,10 @@ type federation struct {
 	verdicts [authres.Unknown + 1]atomic.Int64 // on mail that came in
 }
 
+// firstTry is how long what a start finds in the queue waits when the configuration
+// does not say: names and routes of a machine that boots may come later than we do.
+const firstTry = 10 * time.Second
+
 // openFederation opens the queue and what decides about it. Nothing is sent
 // before startFederation.
 func (a *App) openFederation(ctx context.Context) error {
@@ -70,8 +78,12 @@ func (a *App) openFederation(ctx context.Context) error {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(a.StateDir, dir)
 	}
+	delay := firstTry
+	if conf.QueuePostInitDelay != "" {
+		delay = duration(conf.QueuePostInitDelay)
+	}
 	f.queue, err = queue.Open(ctx, queue.Options{
-		Dir: dir, Lifetime: duration(conf.QueueMaxDeliveryTime), Delay: duration(conf.QueuePostInitDelay), Logger: a.Log.Logger("queue"),
+		Dir: dir, Lifetime: duration(conf.QueueMaxDeliveryTime), Delay: delay, Logger: a.Log.Logger("queue"),
 	})
 	if err != nil {
 		return err
@@ -104,8 +116,9 @@ func (a *App) switches() policy.Switches {
 	}
 }
 
-// startFederation begins to bring out what waits.
-func (a *App) startFederation(ctx context.Context) error {
+// openOutbound builds what brings mail out, and finishes what the last server left
+// half done.
+func (a *App) openOutbound(ctx context.Context) error {
 	f, conf := &a.fed, a.conf.Load()
 	dialer := &outbound.Dialer{Resolver: names{f.resolver}, Self: a.self}
 	web, err := httpsend.New(httpsend.Options{Dialer: dialer})
@@ -118,7 +131,15 @@ func (a *App) startFederation(ctx context.Context) error {
 		return err
 	}
 	a.onStop(func(context.Context) error { mail.Close(); return nil })
-	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mta-sts"), LookupTXT: f.resolver.TXT, Logger: a.Log.Logger("mta-sts")})
+	// Policies are fetched from where our name servers say, and never from here.
+	policies := &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return dialer.DialContext(ctx, addr, false)
+		},
+		TLSHandshakeTimeout: 15 * time.Second, MaxResponseHeaderBytes: 32 << 10, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mtasts_cache"), LookupTXT: f.resolver.TXT, Client: &http.Client{Transport: policies}, Logger: a.Log.Logger("mta-sts")})
 	if err != nil {
 		return err
 	}
@@ -129,6 +150,16 @@ func (a *App) startFederation(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	f.worker.Resume(ctx)
+	return nil
+}
+
+// startFederation begins to bring out what waits, and to fetch.
+func (a *App) startFederation(ctx context.Context) error {
+	f := &a.fed
+	if f.OpenRelay() {
+		a.log.Warn("strangers can send to anybody through this server: madmail openrelay disable")
 	}
 	a.onEnd("mail to others", f.worker.Stop)
 	if err := f.worker.Start(ctx); err != nil {
@@ -257,15 +288,45 @@ func (t *trust) TLS(ctx context.Context, domain address.Domain, host string, por
 type bouncer struct{ a *App }
 
 // Bounce implements outbound.Bouncer.
-func (b bouncer) Bounce(ctx context.Context, to address.Addr, message []byte) error {
-	_, err := b.a.intake.Accept(ctx, &delivery.Envelope{Via: delivery.Bounce, To: []address.Addr{to}}, bytes.NewReader(message))
+func (b bouncer) Bounce(ctx context.Context, to address.Addr, text []byte) error {
+	_, err := b.a.intake.Accept(ctx, &delivery.Envelope{Via: delivery.Bounce, To: []address.Addr{to}}, bytes.NewReader(text))
 	return err
+}
+
+// maxLook is how many messages are looked through for a notification.
+const maxLook = 1000
+
+// Bounced implements outbound.Bouncer.
+func (b bouncer) Bounced(ctx context.Context, to address.Addr, id string) (bool, error) {
+	box := mailbox.Box{Account: to, Name: mailbox.Inbox}
+	v, err := b.a.store.View(ctx, box)
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for i := v.Len() - 1; i >= max(0, v.Len()-maxLook); i-- {
+		head, err := b.a.store.Head(ctx, box, v.At(i).UID)
+		if fault.Is(err, fault.NotFound) {
+			continue // expunged meanwhile
+		}
+		if err != nil {
+			return false, err
+		}
+		if h, err := message.ParseHeader(head); err == nil {
+			if got, _ := h.Get("Message-ID"); strings.TrimSpace(got) == "<"+id+">" {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // Carries implements delivery.Outgoing.
 func (f *federation) Carries(d address.Domain) error {
 	if f.policy.Outbound(d) == policy.Refuse {
-		return fault.New(fault.Refused, "This server does not exchange mail with that domain")
+		return fault.New(fault.Refused, "Federation policy rejection: this server does not exchange mail with that domain")
 	}
 	return nil
 }

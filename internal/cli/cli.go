@@ -435,6 +435,9 @@ func (s *shell) status() *cobra.Command {
 					}
 				}
 				fmt.Fprintf(w, "\nRegistered users:   %d\n", st.RegisteredUsers)
+				if st.OpenRelay {
+					fmt.Fprintln(w, "Open relay:         strangers can send to anybody through this server (madmail openrelay disable)")
+				}
 				if t := st.Tracker; t != nil {
 					boot, _ := time.Parse(time.RFC3339, st.BootTime)
 					fmt.Fprintf(w, "Boot time:          %s (up %s)\n", boot.UTC().Format("2006-01-02 15:04:05 MST"), uptime(st.Uptime))

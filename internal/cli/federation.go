@@ -38,18 +38,7 @@ func (s *shell) federationRule(action string) *cobra.Command {
 		Example: "  madmail federation " + action + " peer.example\n  madmail federation " + action + " peer.example --transport http",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if only != "" {
-				p := ops.TransportPolicy{Domain: args[0]}
-				switch strings.ToLower(only) {
-				case "https":
-					p.HTTPS = action
-				case "http":
-					p.HTTP = action
-				case "smtp":
-					p.SMTP = action
-				default:
-					return usageError{fmt.Errorf("%q is no transport: https, http or smtp", only)}
-				}
-				return s.transports("federation "+action, p)
+				return s.transport("federation "+action, args[0], only, action)
 			}
 			var r ops.FederationChange
 			if err := s.call("federation.rule", map[string]string{"Domain": args[0], "Action": action}, &r); err != nil {
@@ -63,15 +52,34 @@ func (s *shell) federationRule(action string) *cobra.Command {
 	return c
 }
 
+// transport says that one way to a domain is allowed, blocked or as usual.
+func (s *shell) transport(command, domain, way, permission string) error {
+	p := ops.TransportPolicy{Domain: domain}
+	switch strings.ToLower(way) {
+	case "https":
+		p.HTTPS = permission
+	case "http":
+		p.HTTP = permission
+	case "smtp":
+		p.SMTP = permission
+	default:
+		return usageError{fmt.Errorf("%q is no transport: https, http or smtp", way)}
+	}
+	return s.transports(command, p)
+}
+
 // transports changes and tells how mail may go to a domain.
 func (s *shell) transports(command string, p ops.TransportPolicy) error {
 	var r ops.TransportPolicy
 	if err := s.call("federation.transports", p, &r); err != nil {
 		return err
 	}
-	return s.result(command, "", r, func(w io.Writer) {
-		fmt.Fprintf(w, "%s: HTTPS %s, HTTP %s, SMTP %s; certificates %s\n", r.Domain, r.HTTPS, r.HTTP, r.SMTP, r.TLS)
-	})
+	return s.result(command, "", r, func(w io.Writer) { fmt.Fprintln(w, ways(r)) })
+}
+
+// ways is a line about how mail may go to a domain.
+func ways(t ops.TransportPolicy) string {
+	return fmt.Sprintf("%s: HTTPS %s, HTTP %s, SMTP %s; certificates %s", t.Domain, t.HTTPS, t.HTTP, t.SMTP, t.TLS)
 }
 
 func (s *shell) federationTLS() *cobra.Command {
@@ -87,8 +95,13 @@ func (s *shell) federationTLS() *cobra.Command {
 }
 
 func (s *shell) federationRemove() *cobra.Command {
-	return &cobra.Command{Use: "remove DOMAIN", Aliases: []string{"delete"}, Short: "Remove a rule", Args: cobra.ExactArgs(1), Example: "  madmail federation remove peer.example",
+	var only string
+	c := &cobra.Command{Use: "remove DOMAIN", Aliases: []string{"delete"}, Short: "Remove a rule", Args: cobra.ExactArgs(1),
+		Example: "  madmail federation remove peer.example\n  madmail federation remove peer.example --transport http",
 		RunE: func(_ *cobra.Command, args []string) error {
+			if only != "" {
+				return s.transport("federation remove", args[0], only, "usual")
+			}
 			var r ops.FederationChange
 			if err := s.call("federation.remove", ops.DomainName{Domain: args[0]}, &r); err != nil {
 				return err
@@ -96,6 +109,8 @@ func (s *shell) federationRemove() *cobra.Command {
 			m := fmt.Sprintf("Removed '%s' from rules. %d remaining.", args[0], r.Remaining)
 			return s.result("federation remove", m, map[string]any{"domain": args[0], "remaining": r.Remaining}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
 		}}
+	c.Flags().StringVar(&only, "transport", "", "what was said about https, http or smtp")
+	return c
 }
 
 func (s *shell) federationFlush() *cobra.Command {
@@ -127,12 +142,19 @@ func (s *shell) federationList() *cobra.Command {
 				fmt.Fprintf(w, "[ FEDERATION STATE ]\nPolicy:   %s\n\n[ ACTIVE RULES ]\n", r.Policy)
 				if len(r.Rules) == 0 {
 					fmt.Fprintln(w, "No exceptions configured.")
-					return
 				}
 				for i, x := range r.Rules {
 					fmt.Fprintf(w, "%d. %s\t(Added: %s)\n", i+1, x.Domain, day(x.Added))
 				}
-				fmt.Fprintf(w, "---\nTotal: %d exceptions.\n", len(r.Rules))
+				if len(r.Rules) > 0 {
+					fmt.Fprintf(w, "---\nTotal: %d exceptions.\n", len(r.Rules))
+				}
+				if len(r.Transports) > 0 {
+					fmt.Fprint(w, "\n[ TRANSPORTS ]\n")
+				}
+				for _, x := range r.Transports {
+					fmt.Fprintln(w, ways(x))
+				}
 			})
 		}}
 }
@@ -358,6 +380,13 @@ func at(unix int64) string {
 	return time.Unix(unix, 0).UTC().Format(time.RFC3339)
 }
 
+func lastError(e ops.QueueEntry) string {
+	if e.Error == nil {
+		return ""
+	}
+	return *e.Error
+}
+
 func (s *shell) queueList() *cobra.Command {
 	var f ops.QueueFilter
 	c := &cobra.Command{Use: "list", Short: "List the entries, the first due first", Args: cobra.NoArgs, Example: "  madmail queue list --domain peer.example --limit 20",
@@ -373,7 +402,7 @@ func (s *shell) queueList() *cobra.Command {
 				}
 				fmt.Fprintf(w, "ID\tFROM\tTO\tTRIES\tNEXT_ATTEMPT\tLAST_ERROR  (%d entries)\n", q.Count)
 				for _, e := range q.Entries {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", e.ID, e.From, strings.Join(e.To, ","), e.Tries, at(e.Next), e.Error)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", e.ID, e.From, strings.Join(e.Recipients, ","), e.Tries, at(e.Next), lastError(e))
 				}
 			})
 		}}
@@ -385,7 +414,7 @@ func (s *shell) queueList() *cobra.Command {
 func (s *shell) showEntry(command string, e ops.QueueEntry) error {
 	return s.result(command, "", e, func(w io.Writer) {
 		fmt.Fprintf(w, "ID:\t%s\nFrom:\t%s\nTo:\t%s\nTries:\t%d\nQueued:\t%s\nLast try:\t%s\nNext try:\t%s\nGiven up:\t%s\nSize:\t%d\nFile:\t%s\nLast error:\t%s\n",
-			e.ID, e.From, strings.Join(e.To, ", "), e.Tries, at(e.Queued), at(e.Last), at(e.Next), at(e.Expires), e.Bytes, e.Path, e.Error)
+			e.ID, e.From, strings.Join(e.Recipients, ", "), e.Tries, at(e.Queued), at(e.Last), at(e.Next), at(e.Expires), e.Bytes, e.Path, lastError(e))
 	})
 }
 
@@ -530,11 +559,12 @@ func (s *shell) openrelay() *cobra.Command {
 			}
 			allowed := x.Value == "true"
 			var stored any
+			override := "nothing"
 			if x.IsSet {
-				stored = x.Stored == "true"
+				stored, override = x.Stored == "true", x.Stored
 			}
 			return s.result("openrelay status", "", map[string]any{"allowed": allowed, "file_default": x.Default == "true", "db_override": stored, "reload_required": false}, func(w io.Writer) {
-				fmt.Fprintf(w, "Open relay: %v\nDefault: %s\nStored: %v\n", allowed, x.Default, stored)
+				fmt.Fprintf(w, "Open relay: %v\nDefault: %s\nStored: %s\n", allowed, x.Default, override)
 				if allowed {
 					fmt.Fprintln(w, "Spammers find such servers within days: madmail openrelay disable")
 				}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -32,9 +33,10 @@ const Path = "/mxdeliv"
 // Limits of this door.
 const (
 	MaxRecipients = 1000
-	maxAddress    = 320 // octets of an address (RFC 5321 section 4.5.3.1)
-	maxParallel   = 256 // requests under way
-	perSecond     = 200 // requests from one address or IPv6 network
+	maxAddress    = 320  // octets of an address (RFC 5321 section 4.5.3.1)
+	maxParallel   = 2048 // requests under way: slow ones cost 64 KiB at most and no time
+	perPeer       = 256  // of them from one address or IPv6 network
+	perSecond     = 200  // requests from one address or IPv6 network
 	burst         = 2000
 	maxPeers      = 10_000 // networks that are counted
 	stall         = time.Minute
@@ -82,7 +84,13 @@ type Handler struct {
 	requests, accepted, dropped, refused atomic.Int64
 
 	mu    sync.Mutex // guards the field below
-	peers map[netip.Prefix]*rate.Limiter
+	peers map[netip.Prefix]*peer
+}
+
+// peer is what one address or IPv6 network is doing.
+type peer struct {
+	rate *rate.Limiter
+	open int // requests under way
 }
 
 // New returns the door.
@@ -96,7 +104,7 @@ func New(o Options) (*Handler, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Handler{opt: o, slots: make(chan struct{}, maxParallel), peers: make(map[netip.Prefix]*rate.Limiter)}, nil
+	return &Handler{opt: o, slots: make(chan struct{}, maxParallel), peers: make(map[netip.Prefix]*peer)}, nil
 }
 
 // Stats returns the counts.
@@ -143,9 +151,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 	if r.Method != http.MethodPost {
 		return answer{status: http.StatusMethodNotAllowed}
 	}
-	if !h.allow(r.RemoteAddr) {
+	leave, allowed := h.enter(r.RemoteAddr)
+	if !allowed {
 		return tooOften
 	}
+	defer leave()
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
@@ -297,36 +307,45 @@ func split(v string) func(func(string) bool) {
 	}
 }
 
-// allow limits what one network may ask. Loopback is not counted: proxies of the
-// operator stand there.
-func (h *Handler) allow(remote string) bool {
+// enter counts a request of a network in, unless it asks too often or has too many
+// under way; leave counts it out. Loopback is not counted: proxies of the operator
+// stand there.
+func (h *Handler) enter(remote string) (leave func(), allowed bool) {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	ip := ap.Addr().Unmap()
 	if ip.IsLoopback() {
-		return true
+		return func() {}, true
 	}
 	bits := 32
 	if ip.Is6() {
 		bits = 64
 	}
-	p, err := ip.Prefix(bits)
+	at, err := ip.Prefix(bits)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l := h.peers[p]
-	if l == nil {
+	p := h.peers[at]
+	if p == nil {
 		if len(h.peers) >= maxPeers {
-			clear(h.peers)
+			maps.DeleteFunc(h.peers, func(_ netip.Prefix, p *peer) bool { return p.open == 0 })
 		}
-		l = rate.NewLimiter(perSecond, burst)
-		h.peers[p] = l
+		p = &peer{rate: rate.NewLimiter(perSecond, burst)}
+		h.peers[at] = p
 	}
-	return l.AllowN(h.opt.Now(), 1)
+	if p.open >= perPeer || !p.rate.AllowN(h.opt.Now(), 1) {
+		return nil, false
+	}
+	p.open++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		p.open--
+	}, true
 }
 
 // errCut says that the other server did not send all, or too slowly.

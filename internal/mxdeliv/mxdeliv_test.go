@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -213,6 +214,51 @@ func TestOnePeerCannotTakeAll(t *testing.T) {
 	if w := post(h, "x", "X-Mail-To", "b@here.example"); w.Code != http.StatusOK {
 		t.Error("a second later:", w.Code)
 	}
+}
+
+// Requests that do not end take room from nobody but their own network.
+func TestSlowRequestsOfOnePeer(t *testing.T) {
+	h := door(t, &intake{}, nil)
+	var wg sync.WaitGroup
+	pr, pw := io.Pipe()
+	begun := make(chan struct{}, perPeer)
+	for range perPeer {
+		wg.Go(func() {
+			r := httptest.NewRequest(http.MethodPost, "/mxdeliv", &announced{Reader: pr, begun: begun})
+			r.Header.Set("X-Mail-To", "b@here.example")
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		})
+	}
+	for range perPeer {
+		<-begun
+	}
+	if w := post(h, "x", "X-Mail-To", "b@here.example"); w.Code != http.StatusTooManyRequests {
+		t.Error("one more of the same network:", w.Code)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/mxdeliv", strings.NewReader("x"))
+	r.RemoteAddr = "198.51.100.9:1"
+	r.Header.Set("X-Mail-To", "b@here.example")
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+		t.Error("another network:", w.Code)
+	}
+	pw.Close()
+	wg.Wait()
+	if w := post(h, "x", "X-Mail-To", "b@here.example"); w.Code != http.StatusOK {
+		t.Error("when they have ended:", w.Code)
+	}
+}
+
+// announced tells when it is read first.
+type announced struct {
+	io.Reader
+	begun chan<- struct{}
+	once  sync.Once
+}
+
+func (a *announced) Read(p []byte) (int, error) {
+	a.once.Do(func() { a.begun <- struct{}{} })
+	return a.Reader.Read(p)
 }
 
 func TestLines(t *testing.T) {

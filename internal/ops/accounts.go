@@ -106,6 +106,8 @@ type Status struct {
 	Ports           []Port           `json:"ports,omitempty"`
 	Tracker         *Tracker         `json:"server_tracker,omitempty"` // nil without a server
 	Counters        map[string]int64 `json:"counters,omitempty"`
+	// OpenRelay: strangers can send to anybody through this server.
+	OpenRelay bool `json:"open_relay"`
 }
 
 // Tracker is what other servers did since the start.

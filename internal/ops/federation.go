@@ -50,6 +50,9 @@ type FederationRule struct {
 type FederationRules struct {
 	Policy string           `json:"policy"`
 	Rules  []FederationRule `json:"rules"`
+	// Transports are the domains for which something was said about ways or
+	// certificates, with what counts for them.
+	Transports []TransportPolicy `json:"transports"`
 }
 
 // Dismissals are the domains to which mail is dropped.
@@ -117,20 +120,22 @@ type QueueStatus struct {
 
 // QueueEntry is one entry of the queue.
 type QueueEntry struct {
-	ID       string   `json:"id"`
-	From     string   `json:"mail_from"`
-	To       []string `json:"rcpt_to"`
-	Domain   string   `json:"domain"`
-	Tries    int      `json:"tries_count"`
-	Queued   int64    `json:"queued_at_unix"`
-	Last     int64    `json:"last_attempt_unix"`
-	Next     int64    `json:"next_attempt_unix"`
-	Expires  int64    `json:"expires_unix"`
-	Error    string   `json:"last_error,omitempty"`
-	InFlight bool     `json:"in_flight"`
-	Bytes    int64    `json:"body_bytes"`
-	Path     string   `json:"path,omitempty"`
-	Deleted  bool     `json:"deleted,omitempty"`
+	ID   string `json:"id"`
+	From string `json:"mail_from"`
+	// To is the first recipient, Recipients are all of them, as in the files.
+	To         string   `json:"rcpt_to"`
+	Recipients []string `json:"recipients"`
+	Domain     string   `json:"domain"`
+	Tries      int      `json:"tries_count"`
+	Queued     int64    `json:"queued_at_unix"`
+	Last       int64    `json:"last_attempt_unix"`
+	Next       int64    `json:"next_attempt_unix"`
+	Expires    int64    `json:"expires_unix"`
+	Error      *string  `json:"last_error"` // null before the first try
+	InFlight   bool     `json:"in_flight"`
+	Bytes      int64    `json:"body_bytes"`
+	Path       string   `json:"path,omitempty"`
+	Deleted    bool     `json:"deleted,omitempty"`
 }
 
 // QueueList is a part of the queue.
@@ -245,14 +250,16 @@ func stamp(t time.Time) string {
 
 func (d *Desk) federationList(context.Context, none) (FederationRules, error) {
 	list := rules(d.Federation.Policy.Rules(), d.action())
+	ways := []TransportPolicy{}
 	for _, t := range d.Federation.Policy.TransportRules() {
+		ways = append(ways, d.ways(t.Domain))
 		for i := range list {
 			if list[i].Domain == t.Domain.Host() {
 				list[i].HTTPS, list[i].HTTP, list[i].SMTP = t.HTTPS.String(), t.HTTP.String(), t.SMTP.String()
 			}
 		}
 	}
-	return FederationRules{Policy: d.policyName(), Rules: list}, nil
+	return FederationRules{Policy: d.policyName(), Rules: list, Transports: ways}, nil
 }
 
 func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traffic, error) {
@@ -338,12 +345,17 @@ func (d *Desk) transports(ctx context.Context, p TransportPolicy) (TransportPoli
 			return TransportPolicy{}, err
 		}
 	}
+	return d.ways(to), nil
+}
+
+// ways is what counts for a domain.
+func (d *Desk) ways(to address.Domain) TransportPolicy {
 	t := d.Federation.Policy.Transports(to)
 	out := TransportPolicy{Domain: to.Host(), HTTPS: t.HTTPS.String(), HTTP: t.HTTP.String(), SMTP: t.SMTP.String(), TLS: "strict"}
 	if t.RelaxedTLS {
 		out.TLS = "relaxed"
 	}
-	return out, nil
+	return out
 }
 
 func endpoint(o policy.Override) Endpoint {
@@ -395,11 +407,15 @@ func unix(t time.Time) int64 {
 
 func queueEntry(i queue.Info) QueueEntry {
 	e := QueueEntry{
-		ID: i.ID.String(), From: i.From.Wire(), Domain: i.Destination.Host(), Tries: i.Tries, Error: i.Error, InFlight: i.Taken, Bytes: i.Size,
+		ID: i.ID.String(), From: i.From.Wire(), Domain: i.Destination.Host(), Tries: i.Tries, InFlight: i.Taken, Bytes: i.Size,
 		Queued: unix(i.Queued), Last: unix(i.Last), Next: unix(i.Due), Expires: unix(i.Expires),
 	}
 	for _, r := range i.To {
-		e.To = append(e.To, r.Addr.Wire())
+		e.Recipients = append(e.Recipients, r.Addr.Wire())
+	}
+	e.To = e.Recipients[0] // there is one
+	if i.Error != "" {
+		e.Error = &i.Error
 	}
 	return e
 }

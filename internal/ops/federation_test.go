@@ -33,7 +33,7 @@ func TestTheQueueCanBeSeenAndChanged(t *testing.T) {
 		t.Error(m)
 	}
 	m := must("queue.list", `{"Domain":"one.example"}`)
-	if list := m["entries"].([]any); m["count"] != 1.0 || len(list) != 1 || len(list[0].(map[string]any)["rcpt_to"].([]any)) != 2 {
+	if list := m["entries"].([]any); m["count"] != 1.0 || len(list) != 1 || len(list[0].(map[string]any)["recipients"].([]any)) != 2 {
 		t.Error(m)
 	}
 	if m := must("queue.show", `{"ID":"`+a+`"}`); m["mail_from"] != "alice@example.org" || m["body_bytes"] != 14.0 {

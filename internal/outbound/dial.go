@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"madmail/internal/fault"
@@ -64,6 +65,19 @@ func (d *Dialer) Dial(ctx context.Context, host string, port int, named bool) (n
 		return nil, fault.New(fault.Refused, "the host has no address that mail may go to")
 	}
 	return d.race(ctx, usable)
+}
+
+// DialContext dials for HTTP clients; see Dial.
+func (d *Dialer) DialContext(ctx context.Context, addr string, named bool) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "connect")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "connect")
+	}
+	return d.Dial(ctx, host, int(n), named)
 }
 
 func (d *Dialer) addresses(ctx context.Context, host string) ([]netip.Addr, error) {

@@ -123,6 +123,8 @@ func (b bounces) Bounce(_ context.Context, _ address.Addr, m []byte) error {
 	return nil
 }
 
+func (b bounces) Bounced(context.Context, address.Addr, string) (bool, error) { return false, nil }
+
 type ours struct {
 	q       *queue.Queue
 	policy  *policy.Store

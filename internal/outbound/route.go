@@ -107,6 +107,7 @@ func (w *Worker) exchangers(ctx context.Context, d address.Domain, level Level) 
 		return nil, &noMail
 	}
 	var hosts []host
+	var why error
 	for _, m := range mx {
 		if len(hosts) == maxHosts {
 			break
@@ -121,13 +122,18 @@ func (w *Worker) exchangers(ctx context.Context, d address.Domain, level Level) 
 		}
 		if level == Verified && w.opt.Trust != nil {
 			if h.tls, err = w.opt.Trust.TLS(ctx, d, name, 25); err != nil {
-				continue // must not be used, or not now
+				why = err // must not be used, or not now
+				continue
 			}
 		}
 		hosts = append(hosts, h)
 	}
 	if len(hosts) == 0 {
-		return nil, &noHost
+		out := noHost
+		if why != nil {
+			out.Reply += ": " + reason(why)
+		}
+		return nil, &out
 	}
 	return hosts, nil
 }

@@ -51,6 +51,9 @@ type Bouncer interface {
 	// fault.NotFound or fault.Full means that it cannot be told; others that it can be
 	// later.
 	Bounce(ctx context.Context, to address.Addr, message []byte) error
+	// Bounced reports whether a notification with this Message-ID, without angle
+	// brackets, was delivered.
+	Bounced(ctx context.Context, to address.Addr, id string) (bool, error)
 }
 
 // Level says which TLS is demanded.

@@ -403,11 +403,31 @@ func (w *Worker) tell(ctx context.Context, e *queue.Entry) bool {
 			}
 		}
 	}
-	e.To = rest
+	e.To, e.Notice = rest, ""
 	return true
 }
 
+// bounce delivers a notification, once: its name is written down before, so that a
+// server that was killed in between finds out whether it did.
 func (w *Worker) bounce(ctx context.Context, e *queue.Entry, failed []message.Failure) error {
+	// A notification is for a mailbox of ours: no network, so it is finished also when
+	// the tries are to end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	domain := w.opt.Domain()
+	if e.Notice != "" {
+		if told, err := w.opt.Bouncer.Bounced(ctx, e.From, e.Notice); told || err != nil {
+			return err
+		}
+	} else {
+		var id [16]byte
+		_, _ = rand.Read(id[:]) // never fails
+		e.Notice = fmt.Sprintf("%x@%s", id, domain.Host())
+		if err := w.opt.Queue.Keep(e); err != nil {
+			e.Notice = ""
+			return err
+		}
+	}
 	var header []byte
 	if b, err := w.opt.Queue.Body(e.ID); err == nil {
 		if header, err = readHeader(io.NewSectionReader(b, 0, b.Size())); err != nil {
@@ -417,19 +437,12 @@ func (w *Worker) bounce(ctx context.Context, e *queue.Entry, failed []message.Fa
 			w.opt.Logger.Debug("close a body", "err", err)
 		}
 	}
-	domain := w.opt.Domain()
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails
 	text, err := message.Bounce(message.Notice{
-		ID: fmt.Sprintf("%x@%s", id, domain.Host()), Host: w.opt.Hostname(), Domain: domain, To: e.From, Date: w.opt.Now(), Arrived: e.Queued,
+		ID: e.Notice, Host: w.opt.Hostname(), Domain: domain, To: e.From, Date: w.opt.Now(), Arrived: e.Queued,
 		Original: header, Failures: failed,
 	})
 	if err != nil {
 		return err
 	}
-	// A notification is for a mailbox of ours: no network, so it is finished also when
-	// the tries are to end.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
 	return w.opt.Bouncer.Bounce(ctx, e.From, text)
 }

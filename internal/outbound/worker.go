@@ -127,6 +127,21 @@ func New(o Options) (*Worker, error) {
 	return w, nil
 }
 
+// Resume finishes the notifications that were interrupted by the end of the last server.
+// Called before mailboxes can be changed from outside, none is delivered twice.
+func (w *Worker) Resume(ctx context.Context) {
+	for _, id := range w.opt.Queue.Noticed() {
+		if ctx.Err() != nil {
+			return
+		}
+		e, err := w.opt.Queue.Take(id)
+		if err != nil {
+			continue // it was set aside
+		}
+		w.settle(ctx, e, nil)
+	}
+}
+
 // Start begins to work. It returns at once.
 func (w *Worker) Start(context.Context) error {
 	w.mu.Lock()

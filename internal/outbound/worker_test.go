@@ -125,7 +125,10 @@ type fixture struct {
 
 	mu        sync.Mutex
 	bounces   []bounce
+	delivered []string // texts of all of them
 	bounceErr error
+	bouncing  func() // before one is delivered
+	bounced   func() // after
 	signed    []address.Domain
 	rewrite   string
 }
@@ -133,11 +136,25 @@ type fixture struct {
 func (f *fixture) Bounce(_ context.Context, to address.Addr, m []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.bouncing != nil {
+		f.bouncing()
+	}
 	if f.bounceErr != nil {
 		return f.bounceErr
 	}
 	f.bounces = append(f.bounces, bounce{to, string(m), time.Now()})
+	f.delivered = append(f.delivered, string(m))
+	if f.bounced != nil {
+		f.bounced()
+	}
 	return nil
+}
+
+// Bounced looks at all that was delivered, also what the test took.
+func (f *fixture) Bounced(_ context.Context, _ address.Addr, id string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.delivered, func(s string) bool { return strings.Contains(s, "\r\nMessage-ID: <"+id+">\r\n") }), nil
 }
 
 func (f *fixture) told() []bounce {
@@ -514,6 +531,102 @@ func TestANotificationThatCannotBeDeliveredIsNotForgotten(t *testing.T) {
 		f.settle()
 		if f.q.Stats().Entries != 0 {
 			t.Error("waits for a sender who is gone")
+		}
+	})
+}
+
+// TestNobodyIsToldTwice ends the server right before and right after a notification
+// is delivered: what the disk holds at that moment is all that the next one has.
+func TestNobodyIsToldTwice(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after %v", after), func(t *testing.T) {
+			bubble(t, nil, func(f *fixture) {
+				moment := t.TempDir()
+				snapshot := func() {
+					if err := os.CopyFS(moment, os.DirFS(f.dir)); err != nil {
+						t.Error(err)
+					}
+				}
+				f.mu.Lock()
+				if after {
+					f.bounced = snapshot
+				} else {
+					f.bouncing = snapshot
+				}
+				f.mu.Unlock()
+				later := Outcome{Result: Later, Status: "4.2.1", Reply: "450 4.2.1 Later", Answered: true}
+				no := Outcome{Result: Refused, Status: "5.1.1", Reply: "550 no", Answered: true}
+				f.peer.does(func(_ context.Context, w Target, l *Letter) []Outcome {
+					if w.By != peers.SMTP {
+						return Every(l, unreachable)
+					}
+					outs := Every(l, later)
+					outs[0] = no
+					return outs
+				})
+				f.send("a@our.example", "gone@x.example", "b@x.example")
+				f.settle()
+				if n := len(f.told()); n != 1 {
+					t.Fatalf("%d notifications", n)
+				}
+				if err := f.Stop(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				f.mu.Lock()
+				f.bouncing, f.bounced = nil, nil
+				if !after {
+					f.delivered = nil // it never came so far
+				}
+				f.mu.Unlock()
+				f.dir = moment
+				var err error
+				if f.q, err = queue.Open(t.Context(), queue.Options{Dir: moment}); err != nil {
+					t.Fatal(err)
+				}
+				f.build(nil)
+				f.Resume(t.Context())
+				want := 1
+				if after {
+					want = 0
+				}
+				if n := len(f.told()); n != want {
+					t.Errorf("%d notifications from the next server, want %d", n, want)
+				}
+				list, _, err := f.q.List(t.Context(), queue.Filter{}, 0, 10)
+				if err != nil || len(list) != 1 || len(list[0].To) != 1 || list[0].To[0].Addr != addr(t, "b@x.example") || list[0].Notice != "" {
+					t.Fatalf("left: %+v, %v", list, err)
+				}
+				f.peer.take()
+				f.peer.does(always(good, good))
+				if err := f.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				f.pass(3 * time.Minute)
+				if c := f.peer.take(); len(c) != 1 || len(c[0].to) != 1 || len(f.told()) != 0 || f.q.Stats().Entries != 0 {
+					t.Errorf("the other recipient: %+v, %+v", c, f.q.Stats())
+				}
+			})
+		})
+	}
+}
+
+// TestWhatTheOperatorRemovesIsNotTold removes an entry while its last try is under way.
+func TestWhatTheOperatorRemovesIsNotTold(t *testing.T) {
+	bubble(t, nil, func(f *fixture) {
+		f.peer.does(func(_ context.Context, _ Target, l *Letter) []Outcome {
+			list, _, err := f.q.List(context.Background(), queue.Filter{}, 0, 1)
+			if err == nil && len(list) == 1 {
+				err = f.q.Remove(list[0].ID)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return Every(l, Outcome{Result: Refused, Status: "5.1.1", Reply: "550 no", Answered: true})
+		})
+		f.send("a@our.example", "b@x.example")
+		f.settle()
+		if n := len(f.told()); n != 0 || f.q.Stats().Entries != 0 {
+			t.Errorf("%d notifications, %+v", n, f.q.Stats())
 		}
 	})
 }

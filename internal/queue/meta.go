@@ -17,6 +17,7 @@ const (
 	MaxRecipients = 1000    // of one entry
 	maxMeta       = 4 << 20 // octets of a meta file
 	maxError      = 1000    // octets of a stored error
+	maxNotice     = 400     // octets of a stored Message-ID
 )
 
 // ID names an entry. Its text has the form of a UUID.
@@ -68,6 +69,10 @@ type Entry struct {
 	// to confirm and could not.
 	Doubts int
 	Error  string // what went wrong at the last try
+	// Notice is the Message-ID of the notification about the failed recipients,
+	// written down before it is delivered: who finds it here again looks whether it
+	// was. "" when there is none.
+	Notice string
 }
 
 // Recipient is one recipient of an entry.
@@ -102,6 +107,7 @@ type meta struct {
 	DSN        *bool           `json:"dsn,omitempty"`          // nil means true
 	Group      string          `json:"group,omitempty"`
 	Doubts     int             `json:"doubts,omitempty"`
+	Notice     string          `json:"notice,omitempty"`
 	Recipients []metaRecipient `json:"recipients,omitempty"` // all of them, when more is to be said than rcpt_to does
 }
 
@@ -118,7 +124,7 @@ func encode(e *Entry) ([]byte, error) {
 	m := meta{
 		ID: e.ID.String(), From: e.From.Wire(), To: e.To[0].Addr.Wire(),
 		Tries: e.Tries, Queued: e.Queued.Unix(), Last: unix(e.Last), Due: unix(e.Due),
-		QueuedMS: e.Queued.UnixMilli(), Lifetime: max(1, int64(e.Expires.Sub(e.Queued)/time.Second)), DSN: &dsn, Doubts: e.Doubts,
+		QueuedMS: e.Queued.UnixMilli(), Lifetime: max(1, int64(e.Expires.Sub(e.Queued)/time.Second)), DSN: &dsn, Doubts: e.Doubts, Notice: e.Notice,
 	}
 	if e.Group != (ID{}) {
 		m.Group = e.Group.String()
@@ -206,6 +212,9 @@ func (m *meta) entry(id ID, lifetime time.Duration) (*Entry, error) {
 		if e.Group, err = ParseID(m.Group); err != nil {
 			return nil, err
 		}
+	}
+	if len(m.Notice) <= maxNotice { // a longer one is not ours
+		e.Notice = m.Notice
 	}
 	e.Queued = fromUnix(m.Queued)
 	if ms := m.QueuedMS; ms > 0 && ms/1000 == m.Queued {

@@ -49,6 +49,7 @@ type Queue struct {
 	order   laneHeap // lanes with waiting records
 	broken  int
 	taken   int
+	noticed []ID
 	arrived uint32
 	closed  bool
 }
@@ -299,7 +300,20 @@ func (q *Queue) loadOne(base string, header bool, start time.Time) error {
 	}
 	e.Due = later(e.Due, start)
 	q.add(e)
+	if e.Notice != "" {
+		q.noticed = append(q.noticed, id)
+	}
 	return nil
+}
+
+// Noticed returns the entries found at Open whose notification was written down and
+// perhaps delivered. It forgets them.
+func (q *Queue) Noticed() []ID {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ids := q.noticed
+	q.noticed = nil
+	return ids
 }
 
 func later(a, b time.Time) time.Time {
@@ -314,10 +328,7 @@ func (q *Queue) adopt(base string, e *Entry) error {
 	if err := q.dir.link(base+bodySuffix, e.ID.String()+bodySuffix); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := q.writeMeta(e); err != nil {
-		return err
-	}
-	if err := q.syncDir.wait(); err != nil {
+	if err := q.write(e); err != nil {
 		return err
 	}
 	q.add(e)
@@ -852,10 +863,7 @@ func (q *Queue) Retry(e *Entry) error {
 	if drop || len(e.To) == 0 {
 		return q.Done(e.ID)
 	}
-	err := q.writeMeta(e)
-	if err == nil {
-		err = q.syncDir.wait()
-	}
+	err := q.write(e)
 	q.mu.Lock()
 	if r.drop {
 		q.mu.Unlock()
@@ -865,6 +873,28 @@ func (q *Queue) Retry(e *Entry) error {
 	r.due = e.Due.UnixMicro()
 	q.giveBackLocked(r)
 	return kinded(err, "queue: retry")
+}
+
+// Keep makes what was learnt about a taken entry durable without giving it back, as
+// before something that must not happen twice. Errors: fault.NotFound when the
+// operator removed it, fault.Busy when the disk fails.
+func (q *Queue) Keep(e *Entry) error {
+	q.mu.Lock()
+	r := q.all[e.ID]
+	gone := r == nil || r.drop
+	q.mu.Unlock()
+	if gone {
+		return fault.New(fault.NotFound, "no such queue entry")
+	}
+	return kinded(q.write(e), "queue: keep")
+}
+
+// write makes an entry's meta file durable.
+func (q *Queue) write(e *Entry) error {
+	if err := q.writeMeta(e); err != nil {
+		return err
+	}
+	return q.syncDir.wait()
 }
 
 // Release gives a taken entry back as it was, for one that was not tried. It is

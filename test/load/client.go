@@ -24,6 +24,7 @@ import (
 // Target is the server under load.
 type Target struct {
 	SMTP, IMAP string // host:port, TLS from the start
+	HTTPS      string // the same, for mail of other servers; "" when it is not measured
 	Domain     string // of the accounts, as in "[127.0.0.1]"
 	Password   string
 	PID        int                     // of the server, 0 when unknown
@@ -32,7 +33,10 @@ type Target struct {
 
 // Check refuses targets that are not on loopback.
 func (t Target) Check() error {
-	for _, a := range []string{t.SMTP, t.IMAP} {
+	for _, a := range []string{t.SMTP, t.IMAP, t.HTTPS} {
+		if a == "" && a == t.HTTPS {
+			continue
+		}
 		ap, err := netip.ParseAddrPort(a)
 		if err != nil || !ap.Addr().IsLoopback() {
 			return fmt.Errorf("load: %q is not a loopback address and port: load goes to this machine only", a)
@@ -154,7 +158,8 @@ type Reader struct {
 	br   *bufio.Reader
 	z    *flate.Writer
 	tag  int
-	next int // UID
+	next int          // UID
+	keep func([]byte) // gets literals, nil when nobody wants them
 }
 
 // Login connects and logs in.
@@ -227,7 +232,15 @@ func (r *Reader) until(tag string) ([]string, error) {
 	}
 }
 
-// line reads a line; the octets of literals are read away.
+// Texts returns the messages of the selected mailbox.
+func (r *Reader) Texts() (list []string, err error) {
+	r.keep = func(text []byte) { list = append(list, string(text)) }
+	defer func() { r.keep = nil }()
+	_, err = r.Do("UID FETCH 1:* BODY.PEEK[]")
+	return list, err
+}
+
+// line reads a line; the octets of literals are read away, unless somebody keeps them.
 func (r *Reader) line() (string, error) {
 	all := ""
 	for {
@@ -245,9 +258,17 @@ func (r *Reader) line() (string, error) {
 		if err != nil {
 			return all, nil
 		}
-		if _, err := r.br.Discard(n); err != nil {
+		if r.keep == nil {
+			if _, err := r.br.Discard(n); err != nil {
+				return all, err
+			}
+			continue
+		}
+		text := make([]byte, n)
+		if _, err := io.ReadFull(r.br, text); err != nil {
 			return all, err
 		}
+		r.keep(text)
 	}
 }
 
@@ -276,13 +297,19 @@ func (r *Reader) Wait() error {
 	}
 }
 
+// Done leaves IDLE.
+func (r *Reader) Done() error {
+	if err := r.write("DONE\r\n"); err != nil {
+		return err
+	}
+	_, err := r.until("t" + strconv.Itoa(r.tag) + " ")
+	return err
+}
+
 // Take leaves IDLE, fetches what is new, deletes it, and returns how many
 // messages there were: a client's round after a wake-up.
 func (r *Reader) Take() (int, error) {
-	if err := r.write("DONE\r\n"); err != nil {
-		return 0, err
-	}
-	if _, err := r.until("t" + strconv.Itoa(r.tag) + " "); err != nil {
+	if err := r.Done(); err != nil {
 		return 0, err
 	}
 	lines, err := r.Do(fmt.Sprintf("UID FETCH %d:%d (UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM CONTENT-TYPE SECURE-JOIN CHAT-VERSION CHAT-IS-POST-MESSAGE)])", r.next, r.next+499))

@@ -74,72 +74,110 @@ func together(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// Pairs lets n senders each write to one idle receiver, who fetches and deletes
-// every message before the next is sent, for d.
-func (t Target) Pairs(n, size int, d time.Duration) ([]Figure, error) {
-	name := fmt.Sprintf("%d pairs, %d octets", n, size)
-	senders, readers := make([]*Sender, n), make([]*Reader, n)
-	defer func() {
-		for i := range n {
-			if senders[i] != nil {
-				senders[i].Close()
+// pair is a sender and the idle receiver that it writes to.
+type pair struct {
+	to      []string
+	from    *Sender
+	reader  *Reader
+	msg     []byte
+	exists  []time.Duration // from the reference time to the wake-up
+	fetched []time.Duration // and to the fetched body
+}
+
+// pairs connects n of them.
+func (t Target) pairs(n, size int) (list []*pair, stop func(), err error) {
+	list = make([]*pair, n)
+	for i := range list {
+		list[i] = &pair{to: []string{t.address(fmt.Sprintf("receiver%04d", i))}}
+	}
+	stop = func() {
+		for _, p := range list {
+			if p.from != nil {
+				p.from.Close()
 			}
-			if readers[i] != nil {
-				readers[i].Close()
+			if p.reader != nil {
+				p.reader.Close()
 			}
 		}
-	}()
-	err := together(n, func(i int) (err error) {
-		if readers[i], err = t.Login(fmt.Sprintf("receiver%04d", i)); err != nil {
+	}
+	err = together(n, func(i int) (err error) {
+		p := list[i]
+		if p.reader, err = t.Login(fmt.Sprintf("receiver%04d", i)); err != nil {
 			return err
 		}
-		if err := readers[i].Compress(); err != nil {
+		if err := p.reader.Compress(); err != nil {
 			return err
 		}
-		lines, err := readers[i].Do("SELECT INBOX")
+		lines, err := p.reader.Do("SELECT INBOX")
 		if err != nil {
 			return err
 		}
 		for _, l := range lines {
-			_, _ = fmt.Sscanf(l, "* OK [UIDNEXT %d]", &readers[i].next)
+			_, _ = fmt.Sscanf(l, "* OK [UIDNEXT %d]", &p.reader.next)
 		}
-		if err := readers[i].Idle(); err != nil {
+		if err := p.reader.Idle(); err != nil {
 			return err
 		}
-		senders[i], err = t.NewSender(fmt.Sprintf("sender%06d", i))
+		if p.from, err = t.NewSender(fmt.Sprintf("sender%06d", i)); err == nil {
+			p.msg = Message(p.from.from, size)
+		}
 		return err
 	})
+	return list, stop, err
+}
+
+// exchange sends one message and has it fetched and deleted. Times count from since,
+// or from the end of DATA when that is zero.
+func (p *pair) exchange(since time.Time) error {
+	var sent time.Time
+	ready := make(chan error, 1)
+	go func() { // ends with the answer
+		var err error
+		sent, err = p.from.Send(p.to, p.msg)
+		ready <- err
+	}()
+	if err := p.reader.Wait(); err != nil {
+		return err
+	}
+	woken := time.Now()
+	k, err := p.reader.Take()
+	done := time.Now()
+	if serr := <-ready; serr != nil || err != nil || k != 1 {
+		return fmt.Errorf("load: fetched %d messages: %w", k, errors.Join(serr, err))
+	}
+	if since.IsZero() {
+		since = sent
+	}
+	p.exists = append(p.exists, woken.Sub(since))
+	p.fetched = append(p.fetched, done.Sub(since))
+	if err := p.reader.Delete(); err != nil {
+		return err
+	}
+	return p.reader.Idle()
+}
+
+// times are all that was measured.
+func times(list []*pair) (exists, fetched []time.Duration) {
+	for _, p := range list {
+		exists = append(exists, p.exists...)
+		fetched = append(fetched, p.fetched...)
+	}
+	return exists, fetched
+}
+
+// Pairs lets n senders each write to one idle receiver, who fetches and deletes
+// every message before the next is sent, for d.
+func (t Target) Pairs(n, size int, d time.Duration) ([]Figure, error) {
+	name := fmt.Sprintf("%d pairs, %d octets", n, size)
+	list, stop, err := t.pairs(n, size)
+	defer stop()
 	if err != nil {
 		return nil, err
 	}
-	exists, fetched := make([][]time.Duration, n), make([][]time.Duration, n)
 	cpu, syncs, start := t.cpu(), t.syncs(), time.Now()
 	err = together(n, func(i int) error {
-		to := []string{t.address(fmt.Sprintf("receiver%04d", i))}
-		msg := Message(senders[i].from, size)
 		for time.Since(start) < d {
-			var sent time.Time
-			ready := make(chan error, 1)
-			go func() { // ends with the answer
-				var err error
-				sent, err = senders[i].Send(to, msg)
-				ready <- err
-			}()
-			if err := readers[i].Wait(); err != nil {
-				return err
-			}
-			woken := time.Now()
-			k, err := readers[i].Take()
-			done := time.Now()
-			if serr := <-ready; serr != nil || err != nil || k != 1 {
-				return fmt.Errorf("load: fetched %d messages: %w", k, errors.Join(serr, err))
-			}
-			exists[i] = append(exists[i], woken.Sub(sent))
-			fetched[i] = append(fetched[i], done.Sub(sent))
-			if err := readers[i].Delete(); err != nil {
-				return err
-			}
-			if err := readers[i].Idle(); err != nil {
+			if err := list[i].exchange(time.Time{}); err != nil {
 				return err
 			}
 		}
@@ -149,7 +187,7 @@ func (t Target) Pairs(n, size int, d time.Duration) ([]Figure, error) {
 		return nil, err
 	}
 	took := time.Since(start)
-	e, f := slices.Concat(exists...), slices.Concat(fetched...)
+	e, f := times(list)
 	count := float64(len(e))
 	return []Figure{
 		{name, "messages", "msg/s", count / took.Seconds()},
@@ -159,6 +197,42 @@ func (t Target) Pairs(n, size int, d time.Duration) ([]Figure, error) {
 		{name, "end of DATA to body fetched, p99", "ms", quantile(f, .99)},
 		{name, "server CPU per message", "ms", float64(t.cpu()-cpu) / count / float64(time.Millisecond)},
 		{name, "syncs per message", "", float64(t.syncs()-syncs) / count},
+	}, nil
+}
+
+// openPairs is how many pairs share the messages of an open loop.
+const openPairs = 16
+
+// Open sends perSecond messages a second, whatever the server does, for d: each has
+// its moment, and the time counts from there, also while the one before is awaited.
+func (t Target) Open(perSecond, size int, d time.Duration) ([]Figure, error) {
+	name := fmt.Sprintf("open loop, %d messages a second, %d octets", perSecond, size)
+	list, stop, err := t.pairs(openPairs, size)
+	defer stop()
+	if err != nil {
+		return nil, err
+	}
+	total := int(d.Seconds() * float64(perSecond))
+	start := time.Now().Add(50 * time.Millisecond)
+	err = together(openPairs, func(i int) error {
+		for k := i; k < total; k += openPairs {
+			at := start.Add(time.Duration(k) * time.Second / time.Duration(perSecond))
+			time.Sleep(time.Until(at))
+			if err := list[i].exchange(at); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	e, f := times(list)
+	return []Figure{
+		{name, "moment of sending to EXISTS, p50", "ms", quantile(e, .5)},
+		{name, "moment of sending to EXISTS, p99", "ms", quantile(e, .99)},
+		{name, "moment of sending to body fetched, p50", "ms", quantile(f, .5)},
+		{name, "moment of sending to body fetched, p99", "ms", quantile(f, .99)},
 	}, nil
 }
 

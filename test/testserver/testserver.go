@@ -84,9 +84,9 @@ type Options struct {
 	Host, Dir string
 	Domain    string // Host when empty
 	Extra     string // lines for the configuration
-	SMTPPort  int    // for mail of other servers; a free one when 0
-	HTTPSPort int    // a free one when 0
-	Env       []string
+	// For mail of other servers; free ones when 0.
+	SMTPPort, HTTPPort, HTTPSPort int
+	Env                           []string
 }
 
 // NewWith is New with all that can be said.
@@ -98,12 +98,7 @@ func NewWith(t testing.TB, o Options) *Server {
 	for i, p := range []*int{&s.SMTP, &s.Submission, &s.SubmissionTLS, &s.IMAP, &s.IMAPTLS, &s.HTTP, &s.HTTPS} {
 		*p = free[i]
 	}
-	if o.SMTPPort != 0 {
-		s.SMTP = o.SMTPPort
-	}
-	if o.HTTPSPort != 0 {
-		s.HTTPS = o.HTTPSPort
-	}
+	s.SMTP, s.HTTP, s.HTTPS = cmp.Or(o.SMTPPort, s.SMTP), cmp.Or(o.HTTPPort, s.HTTP), cmp.Or(o.HTTPSPort, s.HTTPS)
 	s.config = filepath.Join(s.Dir, "chatmail.toml")
 	text := fmt.Sprintf(strings.NewReplacer("DOMAIN", cmp.Or(o.Domain, host), "HOST", host).Replace(`primary_domain = "DOMAIN"
 hostname = "DOMAIN"
@@ -250,6 +245,23 @@ func (s *Server) Command(args ...string) string {
 		s.t.Fatalf("madmail %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// Move makes a listener of the configuration, "http_tls" say, listen on another port.
+func (s *Server) Move(listener string, from, to int) {
+	s.t.Helper()
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	was, is := fmt.Sprintf("\n%s_listen = \"%s:%d\"\n", listener, s.Host, from), fmt.Sprintf("\n%s_listen = \"%s:%d\"\n", listener, s.Host, to)
+	if bytes.Count(text, []byte(was)) != 1 {
+		s.t.Fatalf("%s does not listen on port %d", listener, from)
+	}
+	if err := os.WriteFile(s.config, bytes.Replace(text, []byte(was), []byte(is), 1), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Command("reload")
 }
 
 // Link returns a login link for an address of this server, which the first

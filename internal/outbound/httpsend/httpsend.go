@@ -76,15 +76,7 @@ func New(o Options) (*Client, error) {
 			named := j == 1
 			c.transports[i][j] = &http.Transport{
 				DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-					host, port, err := net.SplitHostPort(addr)
-					if err != nil {
-						return nil, err
-					}
-					n, err := strconv.Atoi(port)
-					if err != nil {
-						return nil, err
-					}
-					return o.Dialer.Dial(ctx, host, n, named)
+					return o.Dialer.DialContext(ctx, addr, named)
 				},
 				TLSClientConfig:        t.Config("", o.Roots), // the name is filled in per host
 				TLSHandshakeTimeout:    15 * time.Second,

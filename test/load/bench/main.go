@@ -39,6 +39,7 @@ func run() error {
 	var t load.Target
 	flag.StringVar(&t.SMTP, "smtp", "", "submission over TLS, host:port on loopback; default: start our own server")
 	flag.StringVar(&t.IMAP, "imap", "", "IMAP over TLS, host:port on loopback")
+	flag.StringVar(&t.HTTPS, "https", "", "HTTPS, host:port on loopback, for /mxdeliv; left out when not given with -smtp")
 	flag.StringVar(&t.Domain, "domain", "[127.0.0.1]", "domain of the accounts")
 	flag.StringVar(&t.Password, "password", "tEvx4GmQz8bYw2KpLr7sNd5u", "password of all accounts")
 	flag.IntVar(&t.PID, "pid", 0, "process of the server, for CPU and memory")
@@ -62,6 +63,17 @@ func run() error {
 			return t.Submit(n, to, 1500, d)
 		}
 	}
+	federation := func(n int) func() ([]load.Figure, error) {
+		return func() ([]load.Figure, error) {
+			if t.HTTPS == "" {
+				return nil, nil
+			}
+			if err := t.Ensure("member%06d", 64); err != nil {
+				return nil, err
+			}
+			return t.Federation(n, 1500, d)
+		}
+	}
 	var all []load.Figure
 	// Not before: ext4 does not reuse inodes for minutes, and looks at each one
 	// that was freed lately whenever a file is created.
@@ -83,6 +95,11 @@ func run() error {
 		{"1 pair", func() ([]load.Figure, error) { return t.Pairs(1, 1500, d) }},
 		{"8 pairs", func() ([]load.Figure, error) { return t.Pairs(8, 1500, d) }},
 		{"64 pairs", func() ([]load.Figure, error) { return t.Pairs(64, 1500, d) }},
+		{"open loop", func() ([]load.Figure, error) { return t.Open(50, 1500, d) }},
+		{"large 50 KiB", func() ([]load.Figure, error) { return t.Pairs(8, 50<<10, d) }},
+		{"large 1 MiB", func() ([]load.Figure, error) { return t.Pairs(4, 1<<20, d) }},
+		{"large 10 MiB", func() ([]load.Figure, error) { return t.Pairs(2, 10<<20, d) }},
+		{"mxdeliv 1", federation(1)}, {"mxdeliv 8", federation(8)}, {"mxdeliv 64", federation(64)},
 		{"warm logins", func() ([]load.Figure, error) {
 			if err := t.Ensure("receiver%04d", 8); err != nil {
 				return nil, err
@@ -172,12 +189,12 @@ func start(t *load.Target) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	t.SMTP, t.IMAP = port(), port()
+	t.SMTP, t.IMAP, t.HTTPS = port(), port(), port()
 	conf := filepath.Join(dir, "chatmail.toml")
 	command = func(args ...string) *exec.Cmd {
 		return exec.Command(bin, append([]string{"--config", conf, "--state-dir", dir}, args...)...)
 	}
-	text := fmt.Sprintf("primary_domain = \"127.0.0.1\"\npublic_ip = \"127.0.0.1\"\nsmtp_listen = %q\nsubmission_tls_listen = %q\nimap_tls_listen = %q\nhttp_listen = %q\n", port(), t.SMTP, t.IMAP, port())
+	text := fmt.Sprintf("primary_domain = \"127.0.0.1\"\npublic_ip = \"127.0.0.1\"\nsmtp_listen = %q\nsubmission_tls_listen = %q\nimap_tls_listen = %q\nhttp_listen = %q\nhttp_tls_listen = %q\n", port(), t.SMTP, t.IMAP, port(), t.HTTPS)
 	configure = func(extra string) error { return os.WriteFile(conf, []byte(text+extra), 0o600) }
 	if err := configure(""); err != nil {
 		return nil, err
