@@ -157,6 +157,6 @@ func (a *App) Restart() <-chan struct{} { return a.again }
 // backup copies the state to a directory.
 func (a *App) backup(ctx context.Context, dest string, p *backup.Progress) (backup.Manifest, error) {
 	return backup.Create(ctx, backup.Source{
-		Dir: a.StateDir, Version: version.Version, Settle: a.store.Settle, Database: a.db.Path(), Copy: a.db.Backup, Queue: a.fed.queue.Dir,
+		Dir: a.StateDir, Version: version.Version, Settle: a.store.Settle, Still: a.store.Still, Database: a.db.Path(), Copy: a.db.Backup, Queue: a.fed.queue.Dir,
 	}, dest, p)
 }

@@ -49,6 +49,9 @@ type Source struct {
 	Version string
 	// Settle puts all acknowledged mail into its place.
 	Settle func(ctx context.Context) error
+	// Still runs f, which lists a directory, while no message is renamed; nil where
+	// nobody works.
+	Still func(f func())
 	// Database is the path of the database; Copy writes a consistent copy of it.
 	Database string
 	Copy     func(ctx context.Context, path string) error
@@ -104,7 +107,7 @@ func Create(ctx context.Context, s Source, dest string, p *Progress) (m Manifest
 	if err := os.MkdirAll(part, 0o700); err != nil {
 		return m, fault.Wrap(fault.Busy, err, "backup")
 	}
-	c := copier{ctx: ctx, p: p}
+	c := copier{ctx: ctx, p: p, still: s.Still}
 	// The mail first: what it belongs to is in the database by then.
 	if err := c.mail(filepath.Join(dir, "mail"), filepath.Join(part, "mail")); err != nil {
 		return m, err
@@ -201,6 +204,7 @@ type copier struct {
 	ctx   context.Context
 	p     *Progress
 	whole bool // nothing is linked or left out
+	still func(func())
 }
 
 // mail copies the tree of mailboxes.
@@ -285,22 +289,43 @@ func unique(name string) string {
 	return base
 }
 
+// list reads both directories of a mailbox as of one moment.
+func (c *copier) list(from string) (list [2][]fs.DirEntry, err error) {
+	read := func() {
+		for i, sub := range subs {
+			entries, e := os.ReadDir(filepath.Join(from, sub))
+			if list[i] = entries; e != nil && !errors.Is(e, fs.ErrNotExist) {
+				err = fault.Wrap(fault.Busy, e, "backup")
+			}
+		}
+	}
+	if c.still == nil {
+		read()
+	} else {
+		c.still(read)
+	}
+	return list, err
+}
+
+// subs are the directories of a mailbox that hold messages.
+var subs = [2]string{"new", "cur"}
+
 // messages copies the messages of a mailbox. A change of flags renames a file, or
-// moves it from new to cur, while we look: so new is looked at first, and all of it
-// again until nothing was missed.
+// moves it from new to cur, before we come to it: so all of it is looked at again until
+// nothing was missed.
 func (c *copier) messages(from, to string) error {
 	have := make(map[string]bool)
 	for range 100 {
 		missed := false
-		for _, sub := range []string{"new", "cur"} {
+		list, err := c.list(from)
+		if err != nil {
+			return err
+		}
+		for i, sub := range subs {
 			if err := os.MkdirAll(filepath.Join(to, sub), 0o700); err != nil {
 				return fault.Wrap(fault.Busy, err, "backup")
 			}
-			entries, err := os.ReadDir(filepath.Join(from, sub))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fault.Wrap(fault.Busy, err, "backup")
-			}
-			for _, e := range entries {
+			for _, e := range list[i] {
 				if !e.Type().IsRegular() || temporary(e.Name()) || have[unique(e.Name())] {
 					continue
 				}

@@ -922,3 +922,48 @@ func BenchmarkDeliver1(b *testing.B)         { benchDeliver(b, 1, 1) }
 func BenchmarkDeliver64(b *testing.B)        { benchDeliver(b, 32, 1) }
 func BenchmarkDeliverTo50(b *testing.B)      { benchDeliver(b, 1, 50) }
 func BenchmarkDeliverTo50From8(b *testing.B) { benchDeliver(b, 8, 50) }
+
+// A file that is renamed while its directory is listed may be in the list under
+// neither name: a backup of a mailbox whose flags change would lack the message.
+func TestAListMissesNoMessageWhileFlagsChange(t *testing.T) {
+	s := open(t, Options{Dir: t.TempDir()})
+	box := inbox(t, "alice@x.org")
+	const count = 300
+	for i := range count {
+		deliver(t, s, fmt.Sprintf("From: <b@x.org>\r\n\r\n%d\r\n", i), box)
+	}
+	if err := s.Settle(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var changer sync.WaitGroup
+	defer changer.Wait()
+	defer cancel()
+	changer.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			op := []mailbox.ChangeOp{mailbox.AddFlags, mailbox.RemoveFlags}[n%2]
+			if _, err := s.Change(context.Background(), box, mailbox.All(), mailbox.FlagChange{Op: op, Flags: mailbox.Seen}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 300 {
+		found := make(map[string]bool)
+		s.Still(func() {
+			for _, sub := range []string{"new", "cur"} {
+				list, err := os.ReadDir(filepath.Join(s.boxDir(box), sub))
+				if err != nil {
+					t.Error(err)
+				}
+				for _, e := range list {
+					base, _, _ := splitName(e.Name())
+					found[base] = true
+				}
+			}
+		})
+		if len(found) != count {
+			t.Fatalf("%d of %d messages", len(found), count)
+		}
+	}
+}

@@ -444,6 +444,8 @@ func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet,
 // move lets a file's name follow its flags. The index is the truth, so a
 // failure is only worth a line.
 func (s *Store) move(b *box, base string, old, now mailbox.Flags) {
+	s.moves.RLock()
+	defer s.moves.RUnlock()
 	from, err := b.find(base, old)
 	if err == nil {
 		err = s.disk.rename(from, filepath.Join(b.dir, place(base, now)))
@@ -451,6 +453,14 @@ func (s *Store) move(b *box, base string, old, now mailbox.Flags) {
 	if err != nil {
 		s.log.Debug("a message file could not follow its flags", "err", err)
 	}
+}
+
+// Still runs f while no message file changes its name. A directory that is listed
+// while files are renamed in it may show some of them under neither name.
+func (s *Store) Still(f func()) {
+	s.moves.Lock()
+	defer s.moves.Unlock()
+	f()
 }
 
 // removal is the common part of Expunge and Move.

@@ -150,6 +150,8 @@ type Store struct {
 	dirty   map[*box]bool
 	full    atomic.Bool // the last checkpoint failed: no new mail
 
+	moves sync.RWMutex // held shared while a message file is renamed; Still takes it whole
+
 	group  task.Group
 	closed atomic.Bool
 	gate   sync.RWMutex // held shared while an operation is handed over; Close takes it whole
