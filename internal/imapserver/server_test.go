@@ -865,7 +865,9 @@ func FuzzSession(f *testing.F) {
 		"a UID SEARCH OR SEEN NOT (FROM {1}\r\nx)\r\n", "a COMPRESS DEFLATE\r\n\x00\x01", "a STORE 1 +FLAGS (x)\r\nb EXPUNGE\r\n", "a LIST \"\" *%*\r\n",
 		"a APPEND INBOX {1+}\r\nx (\\Seen) ~{1+}\r\ny\r\nb REPLACE 1 INBOX {1+}\r\nz\r\n", "a APPEND INBOX UTF8 (~{1+}\r\nx)\r\n",
 		"a SORT (SUBJECT REVERSE DATE) UTF-8 ALL\r\nb THREAD REFERENCES UTF-8 TEXT x\r\n", "a SEARCH RETURN (SAVE) BODY x\r\nb FETCH $ (BINARY[1] PREVIEW EMAILID)\r\n",
-		"a LIST (SUBSCRIBED RECURSIVEMATCH) \"\" (%) RETURN (STATUS (SIZE))\r\n"} {
+		"a LIST (SUBSCRIBED RECURSIVEMATCH) \"\" (%) RETURN (STATUS (SIZE))\r\n", "a SETMETADATA INBOX (/private/a ~{1+}\r\nx /shared/b NIL)\r\nb GETMETADATA (MAXSIZE 1 DEPTH infinity) INBOX /private\r\n",
+		"a NOTIFY SET STATUS (SELECTED (MessageNew (UID) MessageExpunge)) (PERSONAL (MailboxName ServerMetadataChange))\r\nb CREATE x/y\r\nc RENAME x/y z\r\nd NOTIFY NONE\r\n",
+		"a ENABLE IMAP4rev2 QRESYNC\r\nb SELECT INBOX (QRESYNC (1 1 1:* (1 1)))\r\nc UID FETCH $ (FLAGS) (CHANGEDSINCE 1 VANISHED)\r\n"} {
 		for st := range uint8(3) {
 			f.Add([]byte(s), st)
 		}
