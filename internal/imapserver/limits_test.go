@@ -1,12 +1,21 @@
 package imapserver
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"madmail/internal/address"
+	"madmail/internal/event"
+	"madmail/internal/mailbox/mailboxtest"
+	"madmail/internal/quota"
 )
 
 // Every limit has a clear answer, and counts from the moment it is changed.
@@ -86,25 +95,35 @@ func TestRefusedLiteralsEndLikeOtherErrors(t *testing.T) {
 
 // TestAnonymousClientsHaveOneTime to log in, whatever they say meanwhile.
 func TestAnonymousClientsHaveOneTime(t *testing.T) {
-	d := build(t, STARTTLS, func(o *Options) { o.LoginTimeout = 300 * time.Millisecond })
-	busy, slow, in := d.dial(t), d.dial(t), d.dial(t)
-	in.login(alice)
-	busy.line()
-	slow.line()
-	slow.send("a NO") // and the rest never comes
-	for {
-		if _, err := busy.conn.Write([]byte("a NOOP\r\n")); err != nil {
-			break
-		}
-		if l, err := busy.br.ReadString('\n'); err != nil || strings.HasPrefix(l, "* BYE") {
-			break
-		}
-	}
-	if l := slow.line(); l != "* BYE Autologout" {
-		t.Error(l)
-	}
-	if l := in.do("n", "NOOP"); l[0] != "n OK Done" {
-		t.Error(l)
+	for name, say := range map[string]string{"commands": "a NOOP\r\n", "a command without an end": "a"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &desk{bus: event.New(), quota: quota.New(func(address.Addr) int64 { return 1 << 30 }), store: mailboxtest.NewMemory()}
+				srv, err := New(Options{Auth: d, Store: d.store, Append: d, Bus: d.bus, Quota: d.quota, AllowInsecureAuth: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ours, theirs := net.Pipe()
+				defer ours.Close()
+				began := time.Now()
+				srv.start(theirs, STARTTLS)
+				var said sync.WaitGroup
+				said.Go(func() {
+					for err := error(nil); err == nil; _, err = ours.Write([]byte(say)) {
+						time.Sleep(7 * time.Second)
+					}
+				})
+				all, _ := io.ReadAll(ours)
+				if took := time.Since(began); took != time.Minute || !strings.HasSuffix(string(all), "* BYE Autologout\r\n") {
+					t.Errorf("after %v: %q", took, all)
+				}
+				ours.Close()
+				said.Wait()
+				if err := srv.Stop(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }
 
