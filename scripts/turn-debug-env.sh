@@ -30,7 +30,7 @@ value() { echo "$settings" | awk -F'\t' -v k="$1" '$1 == k { print $2 }'; }
 echo
 echo "# sockets: port, protocol, listener"
 tab=$(printf '\t')
-sockets=$(echo "$status" | grep "$tab"'turn' || true)
+sockets=$(echo "$status" | grep "$tab"'TURN' | cut -f1-3 || true)
 if [ -n "$sockets" ]; then
 	echo "$sockets"
 else
@@ -42,7 +42,7 @@ echo "# what clients are told (host:port:expiry:password)"
 if [ -z "${TURN_USER:-}" ]; then
 	echo "set TURN_USER and TURN_PASSWORD to see it"
 else
-	port=$(echo "$status" | awk -F'\t' '$3 == "imap_tls" { print $1 }')
+	port=$(echo "$status" | awk -F'\t' '$3 == "IMAP TLS" { print $1 }')
 	if [ -z "$port" ]; then
 		fail "no IMAP over TLS on this server to ask"
 	else

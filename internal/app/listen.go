@@ -161,7 +161,14 @@ func (a *App) openInlets() {
 
 // byProtocol finds the door for clients that ask for mail on the port of HTTPS.
 func (a *App) byProtocol(protocol string) *inlet.Listener {
-	name := map[string]string{"imap": "imap_tls", "smtp": "submission_tls", "submission": "submission_tls"}[protocol]
+	conf := a.conf.Load()
+	var name string
+	switch {
+	case protocol == "imap" && config.Open(conf.ALPNIMAP):
+		name = "imap_tls"
+	case (protocol == "smtp" || protocol == "submission") && config.Open(conf.ALPNSMTP):
+		name = "submission_tls"
+	}
 	if name == "" || a.settings.Current().Bool(localKeys[name]) {
 		return nil
 	}

@@ -65,6 +65,8 @@ type Config struct {
 	OpenMetricsUsername string `toml:"openmetrics_username"`
 	OpenMetricsPassword string `toml:"openmetrics_password"`
 	ProxyProtocol       string `toml:"proxy_protocol" kind:"networks"`
+	ALPNSMTP            string `toml:"alpn_smtp" kind:"door"`
+	ALPNIMAP            string `toml:"alpn_imap" kind:"door"`
 
 	TURNEnable         bool   `toml:"turn_enable"`
 	TURNServer         string `toml:"turn_server"`
@@ -457,7 +459,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	case unstable.Float:
 		plain = f.kind == "factor"
 	case unstable.Bool:
-		plain = f.kind == "bool" || f.kind == "log"
+		plain = f.kind == "bool" || f.kind == "log" || f.kind == "door"
 	}
 	if !plain && n.Kind == unstable.Float && f.kind != "" {
 		return "not a whole number", "write it without a fraction"
@@ -477,6 +479,13 @@ func setText(v reflect.Value, f field, text string) (what, hint string) {
 		v.SetString(text)
 	}
 	return what, hint
+}
+
+// Open reports whether a value of kind door lets clients in: it does unless it is a
+// word for no. Earlier versions name the module behind it.
+func Open(text string) bool {
+	on, err := units.ParseBool(text)
+	return on || err != nil
 }
 
 // Limit reads a value of kind count or size that limits something: 0 when it is

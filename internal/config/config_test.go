@@ -141,7 +141,7 @@ password_min_length = 9
 func TestEveryKeyTakesAValue(t *testing.T) {
 	good := map[string]string{
 		"goBool": "true", "int": "9", "list": `"a.example.org"`, "": `"text"`, "listen": `"127.0.0.1:2525"`, "size": `"1G"`, "duration": `"1h"`,
-		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5", "count": "7",
+		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5", "count": "7", "door": `"imap"`,
 		"networks": `"127.0.0.1 10.0.0.0/8"`, "ports": `"465, 993"`, "servers": `"127.0.0.1 [::1]:5353"`,
 	}
 	for _, key := range Keys() {
@@ -162,6 +162,21 @@ func TestEveryKeyTakesAValue(t *testing.T) {
 			t.Errorf("%s: %v", key, problems)
 		} else if reflect.ValueOf(c).Elem().Field(f.index).IsZero() {
 			t.Errorf("%s was read and not kept", strings.TrimSpace(line))
+		}
+	}
+}
+
+func TestDoorsAreOpenUnlessSomebodySaysNo(t *testing.T) {
+	for text, want := range map[string]bool{``: true, `"submission"`: true, `"smtp"`: true, `"on"`: true, "true": true, `"off"`: false, "false": false, `"no"`: false} {
+		line := ""
+		if text != "" {
+			line = "alpn_smtp = " + text + "\n"
+		}
+		c, problems := Parse("test.toml", []byte(line))
+		if len(problems) > 0 {
+			t.Errorf("%s: %v", text, problems)
+		} else if got := Open(c.ALPNSMTP); got != want {
+			t.Errorf("%s: open: %v", text, got)
 		}
 	}
 }

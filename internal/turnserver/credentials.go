@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -20,23 +21,34 @@ type Credentials struct {
 	Expires        time.Time
 }
 
-// spread is by how much the expiries of users who ask in the same second may
-// differ, so that they do not share a name, and with it an allowance.
-const spread = 31 * time.Second
-
 // NewCredentials makes credentials from secret that are valid from now for
-// about ttl: up to half a minute less, never more than a hundredth less. Which
-// part of it is lost depends on hint, an account's name say, in a way that
-// nobody without the secret can follow.
+// about ttl: up to a 24th part and an hour less, never more.
+//
+// Whoever is hinted at, an account's name say, gets the same ones for a while,
+// half an hour or a 48th part of ttl, so that asking again gives no second
+// allowance. Which second of that while is theirs nobody without the secret can
+// follow, nor from one while to the next. Without a hint nothing is lost.
 func NewCredentials(secret, hint string, now time.Time, ttl time.Duration) Credentials {
-	if room := int64(min(spread, ttl/100) / time.Second); room > 0 && hint != "" {
-		m := hmac.New(sha256.New, []byte(secret))
-		_, _ = m.Write([]byte("expiry of " + hint)) // a hash takes everything
-		ttl -= time.Duration(binary.BigEndian.Uint64(m.Sum(nil))%uint64(room)) * time.Second
+	expires := now.Add(ttl).Unix()
+	if while := int64(min(30*time.Minute, ttl/48) / time.Second); while > 1 && hint != "" {
+		// The last of their seconds before what was asked for.
+		nth := expires / while
+		at := nth*while + secondOf(secret, hint, nth, while)
+		if at > expires {
+			nth--
+			at = nth*while + secondOf(secret, hint, nth, while)
+		}
+		expires = at
 	}
-	expires := now.Add(ttl).Truncate(time.Second)
-	user := strconv.FormatInt(expires.Unix(), 10)
-	return Credentials{User: user, Password: password(secret, user), Expires: expires}
+	user := strconv.FormatInt(expires, 10)
+	return Credentials{User: user, Password: password(secret, user), Expires: time.Unix(expires, 0)}
+}
+
+// secondOf is the second of the nth while that belongs to hint.
+func secondOf(secret, hint string, nth, while int64) int64 {
+	m := hmac.New(sha256.New, []byte(secret))
+	_, _ = fmt.Fprintf(m, "expiry %d of %s", nth, hint) // a hash takes everything
+	return int64(binary.BigEndian.Uint64(m.Sum(nil)) % uint64(while))
 }
 
 // Value is the form in which IMAP METADATA tells clients of a server:

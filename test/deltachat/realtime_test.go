@@ -57,6 +57,15 @@ func TestRealtimeApps(t *testing.T) {
 		run("ip", "-n", name, "route", "add", "default", "via", fmt.Sprintf("10.77.%d.1", i+1))
 		behind[i] = []string{"ip", "netns", "exec", name}
 	}
+	// A machine that is reached refuses a connection to a port that nobody has.
+	for i, in := range behind {
+		for to, reached := range map[string]bool{"10.77.0.1": true, fmt.Sprintf("10.77.%d.2", 2-i): false} {
+			out, _ := exec.Command(in[0], append(in[1:], "timeout", "2", "bash", "-c", "exec 3<>/dev/tcp/"+to+"/9")...).CombinedOutput()
+			if got := strings.Contains(string(out), "refused"); got != reached {
+				t.Fatalf("from behind wall %d %s is reached: %v, want %v: %s", i, to, got, reached, out)
+			}
+		}
+	}
 	realtime(t, "10.77.0.1", "iroh_enable = true\n", behind[0], behind[1], true)
 }
 

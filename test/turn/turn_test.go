@@ -174,7 +174,7 @@ func TestTwoCallersMeetAtTheirRelays(t *testing.T) {
 	if err := c.CreatePermission(&net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 53}); err == nil {
 		t.Error("the inner network is reached")
 	}
-	status := h.Command("status", "--json")
+	status := h.Command("status", "--details", "--json")
 	for _, want := range []string{`"TURN"`, `"turn_created":`, fmt.Sprintf(`"port":%d,"proto":"udp"`, h.port)} {
 		if !strings.Contains(status, want) {
 			t.Errorf("status without %s: %s", want, status)
@@ -253,7 +253,7 @@ func TestTheDebugScript(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
-		"export CHATMAIL_TURN_DEBUG=1", "turn_port", "turn_relay_port_min\t49152", "turn_secret\t(hidden)", fmt.Sprintf("%d\tudp\tturn", h.port),
+		"export CHATMAIL_TURN_DEBUG=1", "turn_port", "turn_relay_port_min\t49152", "turn_secret\t(hidden)", fmt.Sprintf("%d\tudp\tTURN", h.port), fmt.Sprintf("%d\ttcp\tTURN TLS", h.tlsPort),
 		`* METADATA "" (` + key + ` "127.0.0.1:` + strconv.Itoa(h.port) + ":", fmt.Sprintf("udp %d", h.port), fmt.Sprintf("tcp %d", h.port), "udp 49152-65535",
 	} {
 		if !strings.Contains(out, want) {
