@@ -1,8 +1,8 @@
 // Package mxdeliv is the door for mail that other servers bring by HTTP: POST
 // /mxdeliv, the envelope in header fields and the message as the body. It turns a
 // request into an envelope, hands it to the one intake and turns the answer into a
-// status code. What is not for anybody here is answered like what was stored, after
-// the same wait: nobody learns who has an account.
+// status code. What is not for anybody here is examined and answered like what was
+// stored, after the same wait: nobody learns who has an account.
 package mxdeliv
 
 import (
@@ -82,6 +82,7 @@ type Handler struct {
 	slots chan struct{}
 
 	requests, accepted, dropped, refused atomic.Int64
+	waits                                waits
 
 	mu    sync.Mutex // guards the field below
 	peers map[netip.Prefix]*peer
@@ -177,8 +178,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 		return onlyTLS
 	}
 	body := &paced{r: r.Body, control: http.NewResponseController(w), now: h.opt.Now, since: h.opt.Now()}
-	if !known {
-		// Read all the same: the wait must not tell who is known.
+	if e.To == nil {
 		n, err := io.Copy(io.Discard, io.LimitReader(body, limit+1))
 		switch {
 		case n > limit:
@@ -190,7 +190,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 		h.dropped.Add(1)
 		return ok
 	}
-	if err := h.opt.Takes(e.From.Domain()); err != nil {
+	if err := h.opt.Takes(e.From.Domain()); known && err != nil {
 		h.refused.Add(1)
 		return forbidden
 	}
@@ -199,11 +199,21 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 	defer cancel()
 	_, err := h.opt.Intake.Accept(ctx, e, &lines{r: body})
 	if err == nil {
+		h.waits.saw(body.got, time.Since(body.ended))
 		h.accepted.Add(1)
 		return ok
 	}
 	a := h.refusal(err)
+	if k := fault.KindOf(err); !known && (k == fault.Unencrypted || k == fault.Refused || k == fault.Invalid) {
+		a = ok // about a message for nobody, nothing is said
+	}
 	if a.status == http.StatusOK {
+		// The same was done as for somebody, but for what it takes to store it.
+		if _, rest := io.Copy(io.Discard, io.LimitReader(body, limit+1-body.got)); rest != nil {
+			h.refused.Add(1)
+			return badRequest
+		}
+		h.waits.wait(ctx, body.got, body.ended)
 		h.dropped.Add(1)
 	} else {
 		h.refused.Add(1)
@@ -239,8 +249,8 @@ func (h *Handler) refusal(err error) answer {
 	return badRequest
 }
 
-// envelope reads the header fields. known is false when nobody here is named, or
-// when the sender is one that is never heard.
+// envelope reads the header fields. known is false when nobody here is named. There are
+// no recipients when none could be, or when the sender is one that is never heard.
 func (h *Handler) envelope(r *http.Request) (e *delivery.Envelope, known bool, bad *answer) {
 	e = &delivery.Envelope{Via: delivery.Federation, Received: h.opt.Now(), Size: max(r.ContentLength, 0)}
 	named, n := make(map[address.Addr]bool), 0
@@ -270,6 +280,7 @@ func (h *Handler) envelope(r *http.Request) (e *delivery.Envelope, known bool, b
 			return nil, false, &badRequest
 		}
 		if strings.EqualFold(e.From.Local(), "admin") {
+			e.To = nil
 			return e, false, nil
 		}
 	}
@@ -359,6 +370,7 @@ type paced struct {
 	since   time.Time
 	next    time.Time // when the deadline is moved again
 	got     int64
+	ended   time.Time // when all was read
 }
 
 func (p *paced) Read(b []byte) (int, error) {
@@ -372,6 +384,9 @@ func (p *paced) Read(b []byte) (int, error) {
 	}
 	n, err := p.r.Read(b)
 	p.got += int64(n)
+	if errors.Is(err, io.EOF) && p.ended.IsZero() {
+		p.ended = time.Now()
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = errors.Join(errCut, err)
 	}

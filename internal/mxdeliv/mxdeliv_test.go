@@ -33,6 +33,9 @@ func (i *intake) Accept(_ context.Context, e *delivery.Envelope, r io.Reader) (d
 		return delivery.Result{}, err
 	}
 	i.env, i.text = e, string(b)
+	if i.err == nil && !slices.ContainsFunc(e.To, func(a address.Addr) bool { return a.Local() != "nobody" }) {
+		return delivery.Result{}, fault.New(fault.NotFound, "No such user here")
+	}
 	return delivery.Result{Local: len(e.To)}, i.err
 }
 
@@ -97,7 +100,12 @@ func TestAnswers(t *testing.T) {
 		{"nobody named", nil, nil, "x", []string{from, "a@there.example"}, 400, "bad request", ""},
 		{"too many", nil, nil, "x", many, 400, "bad request", ""},
 		{"a sender that is none", nil, nil, "x", []string{from, "nonsense", to, "b@here.example"}, 400, "bad request", ""},
-		{"unknown", nil, nil, "clear text", []string{from, "a@there.example", to, "nobody@here.example"}, 200, "OK", ""},
+		{"unknown", nil, nil, "clear text", []string{from, "a@there.example", to, "nobody@here.example"}, 200, "OK", "nobody@here.example"},
+		{"unknown, clear text", fault.New(fault.Unencrypted, "Encryption Needed"), nil, "x", []string{to, "nobody@here.example"}, 200, "OK", "nobody@here.example"},
+		{"unknown, unsigned", fault.New(fault.Refused, "No DKIM signature found"), nil, "x", []string{to, "nobody@here.example"}, 200, "OK", "nobody@here.example"},
+		{"unknown, not a message", fault.New(fault.Invalid, "Malformed header"), nil, "x", []string{to, "nobody@here.example"}, 200, "OK", "nobody@here.example"},
+		{"unknown, full disk", fault.New(fault.Busy, "full disk"), nil, "x", []string{to, "nobody@here.example"}, 503, "try again later", "nobody@here.example"},
+		{"unknown, policy", nil, func(o *Options) { o.Takes = func(address.Domain) error { return fault.New(fault.Refused, "no") } }, "x", []string{to, "nobody@here.example"}, 200, "OK", "nobody@here.example"},
 		{"elsewhere", nil, nil, "x", []string{from, "a@there.example", to, "b@elsewhere.example"}, 200, "OK", ""},
 		{"not an address", nil, nil, "x", []string{from, "a@there.example", to, "b"}, 200, "OK", ""},
 		{"a long address", nil, nil, "x", []string{from, "a@there.example", to, strings.Repeat("b", 400) + "@here.example"}, 200, "OK", ""},
@@ -185,6 +193,44 @@ func TestTooSlow(t *testing.T) {
 	if !errors.Is(err, errCut) || n > 60 {
 		t.Error(n, err)
 	}
+}
+
+// TestNobodyTakesAsLongAsSomebody.
+func TestNobodyTakesAsLongAsSomebody(t *testing.T) {
+	var w waits
+	if got := w.pick(1000); got != 0 {
+		t.Error("before anything was stored:", got)
+	}
+	for i := range 1000 {
+		w.saw(1000, time.Duration(i)*time.Microsecond)
+		w.saw(1<<20, time.Second)
+		w.saw(1<<40, time.Hour)
+	}
+	var sum time.Duration
+	for range 1000 {
+		got := w.pick(1100)
+		if got < (1000-maxSeen)*time.Microsecond || got >= time.Millisecond {
+			t.Fatal("not one of the latest:", got)
+		}
+		sum += got
+	}
+	if mean := sum / 1000; mean < (1000-maxSeen*2/3)*time.Microsecond || mean > (1000-maxSeen/3)*time.Microsecond {
+		t.Error("the mean is", mean)
+	}
+	if got := w.pick(10 << 20); got != time.Second {
+		t.Error("a size that was never seen takes", got)
+	}
+	if got := w.pick(1 << 50); got != maxWait {
+		t.Error("the longest wait is", got)
+	}
+	read := time.Now()
+	w.wait(t.Context(), 1000, read)
+	if took := time.Since(read); took < (1000-maxSeen)*time.Microsecond {
+		t.Error("waited", took)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.wait(ended, 1<<50, time.Now())
 }
 
 type neverending struct{}

@@ -34,6 +34,7 @@ const text = "From: <a@our.example>\r\n\r\n.body\r\n"
 type relay struct {
 	https, http *httptest.Server
 	smtp        *smtp.Server
+	listener    net.Listener // of smtp, which does not know it before it serves
 	ports       map[peers.Transport]int
 	roots       *x509.CertPool
 	done        chan struct{}
@@ -86,8 +87,9 @@ func startRelay(t testing.TB) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { defer close(r.done); _ = r.smtp.Serve(ln) }() // ends with Close below
-	t.Cleanup(func() { r.smtp.Close(); <-r.done })
+	r.listener = ln
+	go func() { defer close(r.done); _ = r.smtp.Serve(ln) }() // ends with shut
+	t.Cleanup(func() { r.shut(peers.SMTP); <-r.done })
 	r.roots = x509.NewCertPool()
 	r.roots.AddCert(r.https.Certificate())
 	for by, l := range map[peers.Transport]net.Listener{peers.HTTPS: r.https.Listener, peers.HTTP: r.http.Listener, peers.SMTP: ln} {
@@ -104,6 +106,7 @@ func (r *relay) shut(by peers.Transport) {
 	case peers.HTTP:
 		r.http.Close()
 	case peers.SMTP:
+		_ = r.listener.Close()
 		r.smtp.Close()
 	}
 }

@@ -142,7 +142,7 @@ func start(t testing.TB, change func(*foreign)) *foreign {
 	f.port = ln.Addr().(*net.TCPAddr).Port
 	done := make(chan struct{})
 	go func() { defer close(done); _ = f.Serve(ln) }() // ends with Close below
-	t.Cleanup(func() { f.Close(); <-done })
+	t.Cleanup(func() { ln.Close(); f.Close(); <-done })
 	return f
 }
 
