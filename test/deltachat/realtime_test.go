@@ -26,7 +26,7 @@ const walled = "MADMAIL_TEST_WALLED"
 // where they find each other after a while.
 func TestRealtimeApps(t *testing.T) {
 	if os.Getenv(walled) == "" {
-		if behindWalls(t, "-n") {
+		if os.Getuid() == 0 && behindWalls(t, "-n") {
 			return
 		}
 		realtime(t, "127.0.0.1", fmt.Sprintf("iroh_relay_url = \"http://127.0.0.1:%d\"\n", testport.Ports(t, 1)[0]), nil, nil, false)
@@ -73,7 +73,7 @@ func TestRealtimeApps(t *testing.T) {
 // them, and reports whether this machine allows that.
 func behindWalls(t *testing.T, kinds ...string) bool {
 	t.Helper()
-	if out, err := exec.Command("unshare", append(kinds, "ip", "link", "set", "lo", "up")...).CombinedOutput(); err != nil || os.Getuid() != 0 {
+	if out, err := exec.Command("unshare", append(kinds, "ip", "link", "set", "lo", "up")...).CombinedOutput(); err != nil {
 		t.Logf("no walls here: %v %s", err, out)
 		return false
 	}

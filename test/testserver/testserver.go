@@ -247,7 +247,8 @@ func (s *Server) Command(args ...string) string {
 	return string(out)
 }
 
-// Move makes a listener of the configuration, "http_tls" say, listen on another port.
+// Move makes a listener of the configuration, "http_tls" say, listen on another port,
+// at once when the server runs.
 func (s *Server) Move(listener string, from, to int) {
 	s.t.Helper()
 	text, err := os.ReadFile(s.config)
@@ -261,7 +262,12 @@ func (s *Server) Move(listener string, from, to int) {
 	if err := os.WriteFile(s.config, bytes.Replace(text, []byte(was), []byte(is), 1), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	s.Command("reload")
+	s.mu.Lock()
+	running := s.cmd != nil
+	s.mu.Unlock()
+	if running {
+		s.Command("reload")
+	}
 }
 
 // Link returns a login link for an address of this server, which the first
