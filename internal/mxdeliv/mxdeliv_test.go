@@ -22,7 +22,9 @@ import (
 
 // intake keeps what it is given.
 type intake struct {
-	err  error
+	err error
+
+	mu   sync.Mutex // guards the fields below, while requests are under way
 	env  *delivery.Envelope
 	text string
 }
@@ -32,7 +34,9 @@ func (i *intake) Accept(_ context.Context, e *delivery.Envelope, r io.Reader) (d
 	if err != nil {
 		return delivery.Result{}, err
 	}
+	i.mu.Lock()
 	i.env, i.text = e, string(b)
+	i.mu.Unlock()
 	if i.err == nil && !slices.ContainsFunc(e.To, func(a address.Addr) bool { return a.Local() != "nobody" }) {
 		return delivery.Result{}, fault.New(fault.NotFound, "No such user here")
 	}
