@@ -119,4 +119,38 @@ func TestServersThatBringMailByHTTPAreBounded(t *testing.T) {
 			}
 		}
 	})
+
+	t.Run("a thousand recipients by HTTP/2, of nobody, without a length", func(t *testing.T) {
+		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+		defer tr.CloseIdleConnections()
+		text := bytes.TrimSuffix(load.Message("a@[192.0.2.1]", 3500), []byte(".\r\n"))
+		r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("https://127.0.0.1:%d/mxdeliv", srv.HTTPS), io.MultiReader(bytes.NewReader(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 999 {
+			r.Header.Add("X-Mail-To", fmt.Sprintf("nobody%d%s@[127.0.0.1]", i, strings.Repeat("x", 40)))
+		}
+		r.Header.Add("X-Mail-To", "victimno0@[127.0.0.1]")
+		resp, err := tr.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
+			t.Errorf("%s %s", resp.Proto, resp.Status)
+		}
+		reader, err := target(srv).Login("victimno0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		if _, err := reader.Do("SELECT INBOX"); err != nil {
+			t.Fatal(err)
+		}
+		list, err := reader.Texts()
+		if err != nil || len(list) == 0 || !strings.HasSuffix(list[len(list)-1], string(text)) {
+			t.Errorf("%d messages, %v", len(list), err)
+		}
+	})
 }
