@@ -1,33 +1,33 @@
 package smtpserver
 
 import (
+	"net/netip"
 	"sync"
 	"time"
-
-	"madmail/internal/address"
 )
 
-// limiter is a leaky bucket per sender (GCRA): one time stamp each.
-type limiter struct {
+// limiter is a leaky bucket per sender (GCRA): one time stamp each. Senders are
+// addresses of accounts, or networks of other servers.
+type limiter[K comparable] struct {
 	every, room time.Duration
 
 	mu sync.Mutex // guards the field below
-	at map[address.Addr]time.Time
+	at map[K]time.Time
 }
 
 // maxSenders bounds the table; senders at rest are dropped first.
 const maxSenders = 100_000
 
-func newLimiter(perMinute, burst int) *limiter {
+func newLimiter[K comparable](perMinute, burst int) *limiter[K] {
 	if perMinute <= 0 {
 		return nil
 	}
 	every := time.Minute / time.Duration(perMinute)
-	return &limiter{every: every, room: every * time.Duration(max(burst, 1)-1), at: make(map[address.Addr]time.Time)}
+	return &limiter[K]{every: every, room: every * time.Duration(max(burst, 1)-1), at: make(map[K]time.Time)}
 }
 
 // allow takes a token of a.
-func (l *limiter) allow(a address.Addr, now time.Time) bool {
+func (l *limiter[K]) allow(a K, now time.Time) bool {
 	if l == nil {
 		return true
 	}
@@ -52,4 +52,20 @@ func (l *limiter) allow(a address.Addr, now time.Time) bool {
 	}
 	l.at[a] = tat.Add(l.every)
 	return true
+}
+
+// What another server may send: as much as by HTTP.
+const (
+	peerPerMinute = 200 * 60
+	peerBurst     = 2000
+)
+
+// network is what of an address counts as one server: all of it, or 64 bits of IPv6.
+func network(ip netip.Addr) netip.Addr {
+	if ip.Is6() {
+		if p, err := ip.WithZone("").Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return ip
 }

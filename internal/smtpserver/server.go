@@ -137,7 +137,8 @@ func (o *Options) fill() error {
 type Server struct {
 	opt   Options
 	group task.Group
-	rate  *limiter
+	rate  *limiter[address.Addr]
+	peers *limiter[netip.Addr] // networks of other servers
 	seed  maphash.Seed
 
 	mu       sync.Mutex // guards the fields below
@@ -233,7 +234,8 @@ func New(opt Options) (*Server, error) {
 		byAddr:   make(map[netip.Addr]int),
 		seen:     make(map[uint64]struct{}),
 		seed:     maphash.MakeSeed(),
-		rate:     newLimiter(opt.RatePerMinute, opt.RateBurst),
+		rate:     newLimiter[address.Addr](opt.RatePerMinute, opt.RateBurst),
+		peers:    newLimiter[netip.Addr](peerPerMinute, peerBurst),
 	}
 	s.group.Panicked = func(name string, v any, stack []byte) {
 		s.stats.panics.Add(1)

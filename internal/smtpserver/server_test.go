@@ -501,8 +501,82 @@ func TestTooManySessionsOfOneAddressAreTurnedAway(t *testing.T) {
 	expect(t, bufio.NewReader(conn), "421")
 }
 
+// elsewhere is a connection from another machine.
+type elsewhere struct {
+	net.Conn
+	from string
+}
+
+func (e elsewhere) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.from))
+}
+
+// TestOneServerCannotSendForAll: what one network may send is bounded, in many
+// sessions as in one, and others are not touched.
+func TestOneServerCannotSendForAll(t *testing.T) {
+	opt := options(&desk{})
+	now := time.Unix(1_800_000_000, 0)
+	opt.Now = func() time.Time { return now }
+	s, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	// mails returns the code of the last of so many MAIL commands of one session.
+	mails := func(from string, n int) (last string) {
+		t.Helper()
+		a, b := net.Pipe()
+		s.start(elsewhere{a, from}, MX)
+		defer b.Close()
+		br := bufio.NewReader(b)
+		read := func() string {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			return line[:3]
+		}
+		read()
+		fmt.Fprint(b, "HELO peer\r\n")
+		read()
+		for range n {
+			fmt.Fprint(b, "MAIL FROM:<a@peer.example>\r\n")
+			last = read()
+			fmt.Fprint(b, "RSET\r\n")
+			read()
+		}
+		return last
+	}
+	for _, c := range []struct {
+		from string
+		n    int
+		want string
+	}{
+		{"192.0.2.7:1", peerBurst - 1, "250"},
+		{"192.0.2.7:2", 1, "250"},
+		{"192.0.2.7:3", 1, "451"},
+		{"192.0.2.8:1", 1, "250"},
+		{"[2001:db8::1]:1", peerBurst, "250"},
+		{"[2001:db8::2]:1", 1, "451"},
+		{"[2001:db8:0:1::2]:1", 1, "250"},
+		{"127.0.0.1:1", peerBurst + 10, "250"},
+	} {
+		if got := mails(c.from, c.n); got != c.want {
+			t.Errorf("%d from %s: %s, want %s", c.n, c.from, got, c.want)
+		}
+	}
+	now = now.Add(time.Second)
+	if got := mails("192.0.2.7:4", 1); got != "250" {
+		t.Error("a second later:", got)
+	}
+}
+
 func TestTheRateOfASenderIsALeakyBucket(t *testing.T) {
-	l := newLimiter(60, 10)
+	l := newLimiter[address.Addr](60, 10)
 	a, err := address.Parse("a@x.org")
 	if err != nil {
 		t.Fatal(err)
@@ -519,7 +593,7 @@ func TestTheRateOfASenderIsALeakyBucket(t *testing.T) {
 	if !l.allow(a, now.Add(time.Second)) || l.allow(a, now.Add(time.Second)) {
 		t.Error("not one message a second afterwards")
 	}
-	var off *limiter
+	var off *limiter[address.Addr]
 	if !off.allow(a, now) {
 		t.Error("no limit refused")
 	}
