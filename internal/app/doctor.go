@@ -13,6 +13,7 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/adminui"
 	"madmail/internal/config"
 	"madmail/internal/doctor"
 	"madmail/internal/fault"
@@ -34,7 +35,9 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Quota: a.measureForDoctor, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
 		Descriptors: openFiles, Wanted: uint64(a.settings.Current().Number(settings.IMAPSessions)) + 1000, Configuration: a.configurationNow,
 		Secrets: a.secretFiles(), Logging: func() bool { return !a.settings.Current().Bool(settings.LogDisabled) && a.Log.Enabled() },
-		Panel: func() (bool, bool) { return false, a.settings.Current().Bool(settings.AdminWebEnabled) },
+		Panel: func() (bool, bool) {
+			return adminui.Files() != nil, a.settings.Current().Bool(settings.AdminWebEnabled)
+		},
 		Registration: func() (open, jit, tokens bool) {
 			s := a.settings.Current()
 			return s.Bool(settings.RegistrationOpen), s.Bool(settings.RegistrationOpen) && s.Bool(settings.JITRegistration), s.Bool(settings.TokenRequired)

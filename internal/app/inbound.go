@@ -205,7 +205,10 @@ func (a *App) route(r *http.Request) http.Handler {
 	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
 		return h.Handler()
 	}
-	return a.adminDoor(r)
+	if h := a.adminDoor(r); h != nil {
+		return h
+	}
+	return a.panelDoor(r)
 }
 
 // openKeys loads the DKIM keys, and makes those that are missing.

@@ -107,7 +107,11 @@ func (a *App) storage(ctx context.Context) (ops.Storage, error) {
 			s.Database.Size += st.Size()
 		}
 	}
-	_, bytes, err := a.measured(ctx)
+	bytes, _ := a.quota.Total() // pages ask often: what is counted anyway
+	var err error
+	if a.opt.Offline {
+		_, bytes, err = a.measured(ctx)
+	}
 	s.StateDir.Size = bytes + s.Database.Size
 	if total, free, ok := diskSpace(a.StateDir); ok {
 		s.Disk = ops.Disk{Total: total, Available: free, Used: total - free}

@@ -618,7 +618,7 @@ func panel(_ context.Context, f *Facts) Finding {
 	built, on := f.Panel()
 	switch {
 	case on && !built:
-		return Finding{Level: Note, Finding: "the operators' page is switched on and not part of this program", Next: "use https://admin.madmail.chat with madmail admin-token"}
+		return Finding{Level: Note, Finding: "the operators' page is switched on and not part of this program", Next: "make build-with-admin-web; or open https://admin.madmail.chat and give it what madmail admin-token prints"}
 	case !on:
 		return Finding{Level: OK, Finding: "the operators' page is switched off"}
 	}
