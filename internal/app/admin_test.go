@@ -174,6 +174,23 @@ func TestREQ09DisabledRemovesTheAdminAPI(t *testing.T) {
 	if a, b := get("/api/admin"), get("/never/was"); a != b || !strings.HasPrefix(a, "404") {
 		t.Errorf("%q, %q", a, b)
 	}
+	for _, method := range []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+		for _, path := range []string{"/api/admin", "/api/admin/", "/api/admin/admin/status"} {
+			r, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", h.ports["http"], path), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Origin", "https://admin.madmail.chat")
+			resp, err := h.web().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 404 || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%s %s: %d %v", method, path, resp.StatusCode, resp.Header)
+			}
+		}
+	}
 	if _, err := h.op("admin-token", `{}`); err == nil || !strings.Contains(err.Error(), "disabled") {
 		t.Error(err)
 	}
@@ -396,6 +413,10 @@ func TestREQ03ListenerPortsTellWhatIsBound(t *testing.T) {
 	}
 	if list := m["listeners"].([]any); len(list) != 7 {
 		t.Error(len(list), "listeners")
+	}
+	h.must("settings.set", `{"name":"https_enabled","value":"false"}`)
+	if m := look(); m["http_tls_addr"] != nil || m["http_tls_port"] != "" {
+		t.Error("switched off:", m["http_tls_addr"], m["http_tls_port"])
 	}
 }
 
