@@ -108,6 +108,7 @@ type App struct {
 	calls  calls
 	admin  atomic.Pointer[admin]
 	page   *adminui.Page
+	asked  [len(httpParts)]atomic.Int64 // requests over HTTP
 	group  task.Group
 	undo   []func(context.Context) error
 	ends   []ending
