@@ -71,6 +71,8 @@ type Pick struct {
 	Account address.Addr  // of one account; zero for all
 	Seen    *bool         // those that were read, or were not
 	Older   time.Duration // by internal date; 0 for any age
+
+	byRule bool // it runs by itself: what is known to be young is not looked at
 }
 
 // Purge removes the messages that p picks and returns how many.
@@ -87,7 +89,7 @@ func (k *Keeper) Purge(ctx context.Context, p Pick) (int, error) {
 	}
 	n := 0
 	for _, a := range accounts {
-		if p.Older > 0 && k.youngerThan(a, k.Now().Add(-p.Older).Unix()) {
+		if p.byRule && k.youngerThan(a, k.Now().Add(-p.Older).Unix()) {
 			continue
 		}
 		m, err := k.purge(ctx, a, p)
@@ -292,7 +294,7 @@ func (k *Keeper) Tasks() []Task {
 			Doc: "Remove messages older than the retention time",
 			On:  switched(func(r Rules) bool { return r.Retention > 0 }, "message retention is off"),
 			Run: func(ctx context.Context, age time.Duration) (int, error) {
-				return k.Purge(ctx, Pick{Older: or(age, k.Rules().Retention)})
+				return k.Purge(ctx, Pick{Older: or(age, k.Rules().Retention), byRule: age <= 0})
 			},
 		}, {
 			Name: "prune-unused-accounts", Aliases: []string{"prune-unused", "unused-accounts"}, Every: time.Hour,
