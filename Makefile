@@ -7,6 +7,7 @@ CONFIG    ?= $(STATE_DIR)/chatmail.toml
 LOG_FILE  ?= /tmp/chatmail.log
 PID_FILE  ?= /tmp/chatmail.pid
 FUZZTIME  ?= 10s
+ADMIN_WEB ?= ./admin-web
 BENCHTIME ?= 10s
 
 BINARY  = ./build/madmail
@@ -25,7 +26,7 @@ export DCLOGIN1 DCLOGIN2
 
 .NOTPARALLEL:
 
-.PHONY: help build run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-dclogin test-interop test-crash bench \
+.PHONY: help build build-admin-web build-with-admin-web run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-dclogin test-interop test-crash bench \
 	gen fuzz fmt fmt-check vet lint cover check dist clean
 
 help: ## list the targets
@@ -34,6 +35,11 @@ help: ## list the targets
 build: ## build the static binary, build/madmail
 	@mkdir -p build
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/madmail
+
+build-admin-web: ## build the operators' page from its sources in ADMIN_WEB (needs bun or npm)
+	@sh scripts/build-admin-web.sh $(ADMIN_WEB) internal/adminui/build
+
+build-with-admin-web: build-admin-web build ## build the page, then the binary with the page inside
 
 run: build ## build and run, ready for a Delta Chat client; makes what it needs in data/
 	$(BINARY) --config $(CONFIG) --state-dir $(STATE_DIR) run --dev

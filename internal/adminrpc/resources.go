@@ -1,5 +1,7 @@
 package adminrpc
 
+import "madmail/internal/settings"
+
 // Resources returns the table: every resource that this server has, in the order
 // of the documentation. A part that is not built in has no row, and so answers as
 // unknown.
@@ -7,7 +9,7 @@ func Resources() []Resource {
 	table := []Resource{
 		{Name: "/admin/status", Methods: []Method{
 			{Method: "GET", Doc: "How the server is, in numbers.", run: status,
-				Reply: "version, users{registered}, uptime{boot_time, duration}, sent_messages, outbound_messages, received_messages, imap, smtp, submission, turn, shadowsocks, email_servers, federation_traffic, message_retention"}}},
+				Reply: "version, users{registered}, uptime{boot_time, duration}, sent_messages, outbound_messages, received_messages, imap, smtp, submission, turn, shadowsocks, email_servers, federation_traffic, message_retention, push"}}},
 		{Name: "/admin/overview", Methods: []Method{
 			{Method: "GET", Doc: "What a page needs when it opens.", run: overview, Reply: "all of /admin/status, disk, tokens{total}, settings, live{sessions, messages_per_second, queue}"}}},
 		{Name: "/admin/storage", Methods: []Method{
@@ -29,7 +31,13 @@ func Resources() []Resource {
 		{Name: "/admin/services/admin_web", Methods: toggle(adminWebKey, "Serve the operators' page.")},
 		{Name: "/admin/services/auto_purge_seen", Methods: toggle(purgeKey, "Remove messages soon after they were read.")},
 		{Name: "/admin/services/message_retention", Methods: toggle(retentionKey, "Remove messages that are older than the retention time.")},
+		{Name: "/admin/services/webimap", Methods: absent(settings.WebIMAPEnabled, "Mail access for browsers.", "mail access for browsers")},
+		{Name: "/admin/services/websmtp", Methods: absent(settings.WebSMTPEnabled, "Sending for browsers.", "sending for browsers")},
+		{Name: "/admin/services/webmail_dev", Methods: webmailDev()},
 		{Name: "/admin/services/shadowsocks", Methods: shadowsocks()},
+		{Name: "/admin/services/ss_ws", Methods: absent(settings.SSWSEnabled, "Shadowsocks inside WebSocket.", "Shadowsocks inside WebSocket")},
+		{Name: "/admin/services/ss_grpc", Methods: absent(settings.SSGRPCEnabled, "Shadowsocks inside gRPC.", "Shadowsocks inside gRPC")},
+		{Name: "/admin/services/http_proxy", Methods: absent(settings.HTTPProxyEnabled, "An HTTP proxy to the mail ports.", "HTTP proxy")},
 		{Name: "/admin/services/log", Methods: logging()},
 
 		{Name: "/admin/settings", Methods: []Method{

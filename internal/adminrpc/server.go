@@ -52,15 +52,21 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 	if err != nil {
 		return nil, err
 	}
+	wakes, err := do[ops.Push](ctx, c, "push", ops.PushMode{})
+	if err != nil {
+		return nil, err
+	}
 	peers, err := c.s.peersNow(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	pushed := pushFigures(wakes)
+	pushed["enabled"] = wakes.Enabled
 	o := object{
 		"version": Version(), "users": object{"registered": st.RegisteredUsers},
 		"uptime":        object{"boot_time": st.BootTime, "duration": clock(st.Uptime)},
 		"sent_messages": st.Counters["sent_messages"], "received_messages": st.Counters["received_messages"],
-		"message_retention": retention,
+		"message_retention": retention, "push": pushed,
 	}
 	for _, v := range st.Services {
 		count := object{"connections": v.Connections, "unique_ips": v.UniqueIPs}

@@ -150,14 +150,18 @@ func registration() []Method {
 	}
 }
 
+// pushFigures are the numbers of the notification service.
+func pushFigures(p ops.Push) object {
+	return object{"mode": p.Mode, "successful_notifications": p.Sent, "consecutive_failures": p.Failures, "auto_disable_after": p.Threshold}
+}
+
 // push has a mode beside the switch.
 func push() []Method {
 	shape := func(ctx context.Context, c *call, mode string) (object, error) {
 		p, err := do[ops.Push](ctx, c, "push", ops.PushMode{Mode: mode})
-		return object{
-			"status": word(p.Enabled), "mode": p.Mode, "restart_required": false,
-			"successful_notifications": p.Sent, "consecutive_failures": p.Failures, "auto_disable_after": p.Threshold,
-		}, err
+		o := pushFigures(p)
+		o["status"], o["restart_required"] = word(p.Enabled), false
+		return o, err
 	}
 	return []Method{
 		{Method: "GET", Doc: "Whether clients are woken by the notification service.", run: func(ctx context.Context, c *call) (int, any, error) { return reply(shape(ctx, c, "")) },
@@ -245,7 +249,7 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 		o["shadowsocks_url"] = proxy.URL
 	}
 	for name, k := range switchFields {
-		o[name] = word(isOn(all[k]))
+		o[name] = word(effective(all[k]))
 	}
 	for name, k := range accessFields {
 		o[name] = map[bool]string{true: "local", false: "public"}[isOn(all[k])]

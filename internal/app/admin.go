@@ -2,13 +2,16 @@ package app
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
 	"madmail/internal/adminrpc"
 	"madmail/internal/admintoken"
+	"madmail/internal/adminui"
 	"madmail/internal/fault"
 	"madmail/internal/settings"
 )
@@ -39,6 +42,13 @@ func (a *App) openAdmin() error {
 		return err
 	}
 	a.admin.Store(&admin{door: door})
+	files := a.opt.Panel
+	if files == nil {
+		files = adminui.Files()
+	}
+	if a.page, err = adminui.New(files); err != nil {
+		return err
+	}
 	cancel := a.settings.Subscribe(func(old, now *settings.Snapshot) {
 		if was := old.Text(settings.AdminPath); was != now.Text(settings.AdminPath) {
 			a.admin.Store(&admin{door: door, old: was, until: time.Now().Add(grace)})
@@ -73,6 +83,53 @@ func (a *App) adminDoor(r *http.Request) http.Handler {
 		return d.door.Retired()
 	}
 	return nil
+}
+
+// panelDoor takes requests for the operators' page.
+func (a *App) panelDoor(r *http.Request) http.Handler {
+	s := a.settings.Current()
+	if a.page == nil || !s.Bool(settings.AdminWebEnabled) {
+		return nil
+	}
+	if prefix := s.Text(settings.AdminWebPath); adminui.Owns(prefix, r.URL.Path) {
+		return a.page.Handler(prefix, s.Text(settings.AdminPath))
+	}
+	if r.URL.Path == adminui.RelayPath && r.Method == http.MethodPost && a.configuredToken() != "disabled" && onLoopback(r) {
+		return adminui.Relay(func(target *url.URL) http.Handler {
+			if !a.isMyName(target.Hostname()) {
+				return nil
+			}
+			return a.adminDoor(&http.Request{URL: target})
+		})
+	}
+	return nil
+}
+
+// onLoopback reports whether a request came to a loopback address of this machine and
+// names one: by a tunnel of the operator's, say, and not by a page elsewhere.
+func onLoopback(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	at, err := netip.ParseAddrPort(local.String())
+	if err != nil || !at.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	named, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && named.IsLoopback() || host == "localhost"
+}
+
+// isMyName reports whether a host in a URL is this server.
+func (a *App) isMyName(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+		return true
+	}
+	return host == "localhost" || strings.EqualFold(host, a.clientHost()) || strings.EqualFold(host, a.hostname())
 }
 
 // leadsHere says whether a host name leads to this server. Pages that change the

@@ -174,6 +174,23 @@ func TestREQ09DisabledRemovesTheAdminAPI(t *testing.T) {
 	if a, b := get("/api/admin"), get("/never/was"); a != b || !strings.HasPrefix(a, "404") {
 		t.Errorf("%q, %q", a, b)
 	}
+	for _, method := range []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+		for _, path := range []string{"/api/admin", "/api/admin/", "/api/admin/admin/status"} {
+			r, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d%s", h.ports["http"], path), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Origin", "https://admin.madmail.chat")
+			resp, err := h.web().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 404 || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%s %s: %d %v", method, path, resp.StatusCode, resp.Header)
+			}
+		}
+	}
 	if _, err := h.op("admin-token", `{}`); err == nil || !strings.Contains(err.Error(), "disabled") {
 		t.Error(err)
 	}
@@ -397,6 +414,10 @@ func TestREQ03ListenerPortsTellWhatIsBound(t *testing.T) {
 	if list := m["listeners"].([]any); len(list) != 7 {
 		t.Error(len(list), "listeners")
 	}
+	h.must("settings.set", `{"name":"https_enabled","value":"false"}`)
+	if m := look(); m["http_tls_addr"] != nil || m["http_tls_port"] != "" {
+		t.Error("switched off:", m["http_tls_addr"], m["http_tls_port"])
+	}
 }
 
 // TestThePathOfTheAdminAPIChangesAtOnce; the page that changed it can still follow.
@@ -419,5 +440,62 @@ func TestThePathOfTheAdminAPIChangesAtOnce(t *testing.T) {
 	}
 	if code, status := at("/api/admin", "/admin/accounts"); code != 200 || status != 404 {
 		t.Error("the old path, for more:", code, status)
+	}
+}
+
+// TestThePageOnLoopbackReachesItsServer: a page whose host is 127.0.0.1 sends what it
+// asks through its own site. It gets this server and no other, and only there.
+func TestThePageOnLoopbackReachesItsServer(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	payload := fmt.Sprintf(`{"method":"GET","resource":"/admin/status","headers":{"Authorization":"Bearer %s"},"body":{}}`, h.token())
+	ask := func(target, host, origin string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/__proxy", h.ports["http"]), strings.NewReader(fmt.Sprintf(`{"targetUrl":%q,"payload":%s}`, target, payload)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if host != "" {
+			r.Host = host
+		}
+		if origin != "" {
+			r.Header.Set("Origin", origin)
+		}
+		resp, err := h.web().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	const api = "http://127.0.0.1:9/api/admin" // the near end of a tunnel: any port
+	if code, body := ask(api, "", ""); code != 404 {
+		t.Error("while the page is switched off:", code, body)
+	}
+	h.must("settings.set", `{"name":"admin_web_enabled","value":"true"}`)
+	for _, target := range []string{api, "https://first.example.org/api/admin", "http://localhost/api/admin/"} {
+		if code, body := ask(target, "127.0.0.1:8080", "http://127.0.0.1:8080"); code != 200 || !strings.Contains(body, `"status":200`) {
+			t.Errorf("%s: %d %s", target, code, body)
+		}
+	}
+	for _, c := range [][3]string{
+		{"https://other.example/api/admin", "", ""}, {"http://127.0.0.1/new", "", ""}, {"ftp://127.0.0.1/api/admin", "", ""}, {"::", "", ""}, {api, "mail.example.org", ""},
+	} {
+		if code, body := ask(c[0], c[1], c[2]); code != 404 {
+			t.Errorf("%q: %d %s", c, code, body)
+		}
+	}
+	if code, _ := ask(api, "127.0.0.1:8080", "https://evil.example"); code != 403 {
+		t.Error("a page from elsewhere:", code)
+	}
+	h.lines["admin_token"] = `"disabled"`
+	h.write()
+	h.must("reload", `{}`)
+	if code, _ := ask(api, "", ""); code != 404 {
+		t.Error("a disabled API:", code)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
+	"madmail/internal/adminui"
 	"madmail/internal/auth"
 	"madmail/internal/certs"
 	"madmail/internal/config"
@@ -62,6 +64,8 @@ type Options struct {
 	Once   bool
 	Stderr io.Writer
 	Env    func(string) string
+	// Panel are the files of the operators' page; nil takes those that were built in.
+	Panel fs.FS
 }
 
 // App is a built server. Make one with New.
@@ -103,6 +107,8 @@ type App struct {
 	doors  doors
 	calls  calls
 	admin  atomic.Pointer[admin]
+	page   *adminui.Page
+	asked  [len(httpParts)]atomic.Int64 // requests over HTTP
 	group  task.Group
 	undo   []func(context.Context) error
 	ends   []ending

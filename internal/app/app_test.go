@@ -28,6 +28,7 @@ import (
 	"go.uber.org/goleak"
 	_ "modernc.org/sqlite"
 
+	"madmail/internal/address"
 	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/fault"
@@ -598,102 +599,154 @@ func TestARestartKeepsEverything(t *testing.T) {
 	}
 }
 
-// TestREQ29To33TheDatabaseCanBeInspected is REQ-29 to REQ-33: the statements, word for
-// word, by another process's driver on the file of a running server.
-func TestREQ29To33TheDatabaseCanBeInspected(t *testing.T) {
+// inspection runs the statements that operators are given, word for word, by another
+// process's driver on the file of a running server.
+type inspection struct {
+	*house
+	d *sql.DB
+}
+
+func inspected(t *testing.T) *inspection {
+	t.Helper()
 	h := newHouse(t)
 	h.start()
 	d, err := sql.Open("sqlite", "file:"+filepath.Join(h.dir, "credentials.db")+"?mode=ro")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
-	query := func(statement string) (list []map[string]any) {
-		t.Helper()
-		rows, err := d.QueryContext(t.Context(), statement)
-		if err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
-		defer rows.Close()
-		names, err := rows.Columns()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for rows.Next() {
-			values, dest := make([]any, len(names)), make([]any, len(names))
-			for i := range values {
-				dest[i] = &values[i]
-			}
-			if err := rows.Scan(dest...); err != nil {
-				t.Fatal(err)
-			}
-			row := make(map[string]any)
-			for i, n := range names {
-				row[n] = values[i]
-			}
-			list = append(list, row)
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		return append(list, map[string]any{"columns": names})
-	}
-	columns := func(list []map[string]any) []string { return list[len(list)-1]["columns"].([]string) }
+	t.Cleanup(func() { d.Close() })
+	return &inspection{h, d}
+}
 
-	h.must("settings.set", `{"name":"imap_port","value":"`+fmt.Sprint(h.ports["imap"])+`"}`)
-	h.must("settings.set", `{"name":"language","value":"fa"}`)
-	got := query("SELECT * FROM settings ORDER BY key;")
+func (i *inspection) query(statement string) (columns []string, list []map[string]any) {
+	i.t.Helper()
+	rows, err := i.d.QueryContext(i.t.Context(), statement)
+	if err != nil {
+		i.t.Fatalf("%s: %v", statement, err)
+	}
+	defer rows.Close()
+	if columns, err = rows.Columns(); err != nil {
+		i.t.Fatal(err)
+	}
+	for rows.Next() {
+		values, dest := make([]any, len(columns)), make([]any, len(columns))
+		for n := range values {
+			dest[n] = &values[n]
+		}
+		if err := rows.Scan(dest...); err != nil {
+			i.t.Fatal(err)
+		}
+		row := make(map[string]any)
+		for n, name := range columns {
+			row[name] = values[n]
+		}
+		list = append(list, row)
+	}
+	if err := rows.Err(); err != nil {
+		i.t.Fatal(err)
+	}
+	return columns, list
+}
+
+func TestREQ29TheSettingsCanBeInspected(t *testing.T) {
+	i := inspected(t)
+	i.must("settings.set", `{"name":"imap_port","value":"`+fmt.Sprint(i.ports["imap"])+`"}`)
+	i.must("settings.set", `{"name":"language","value":"fa"}`)
+	_, got := i.query("SELECT * FROM settings ORDER BY key;")
 	var keys []string
-	for _, row := range got[:len(got)-1] {
+	for _, row := range got {
 		keys = append(keys, fmt.Sprintf("%s=%s", row["key"], row["value"]))
 	}
-	if want := []string{"__IMAP_PORT__=" + fmt.Sprint(h.ports["imap"]), "__LANGUAGE__=fa", "__PUSH_MODE__=off"}; !slices.Equal(keys, want) {
-		t.Errorf("REQ-29: %q, want %q", keys, want)
+	for _, want := range []string{"__IMAP_PORT__=" + fmt.Sprint(i.ports["imap"]), "__LANGUAGE__=fa", "__PUSH_MODE__=off"} {
+		if !slices.Contains(keys, want) {
+			t.Errorf("%q, without %s", keys, want)
+		}
 	}
+	if !slices.IsSorted(keys) {
+		t.Errorf("%q", keys)
+	}
+}
 
-	h.must("tokens.create", `{"token":"friends","max_uses":2,"comment":"for friends"}`)
-	a, err := h.register(t.Context(), "friends", "127.0.0.1")
+func TestREQ30TheLastLoginsCanBeInspected(t *testing.T) {
+	i := inspected(t)
+	never, err := i.register(t.Context(), "", "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.login("account-a")
+	i.login("account-a")
 	<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // times are whole seconds
-	h.login("account-b")
-	got = query("SELECT * FROM quotas ORDER BY last_login_at DESC;")
+	i.login("account-b")
+	_, got := i.query("SELECT * FROM quotas ORDER BY last_login_at DESC;")
 	var names []string
-	for _, row := range got[:len(got)-1] {
+	for _, row := range got {
 		names = append(names, fmt.Sprint(row["username"]))
 	}
-	if want := []string{"account-b@[127.0.0.1]", "account-a@[127.0.0.1]", a.Email}; !slices.Equal(names, want) {
-		t.Errorf("REQ-30: %q, want %q", names, want)
+	if want := []string{"account-b@[127.0.0.1]", "account-a@[127.0.0.1]", never.Email}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
 	}
+}
 
-	got = query("SELECT * FROM federation_stats ORDER BY last_updated DESC LIMIT 30;")
+func TestREQ31OtherServersCanBeInspected(t *testing.T) {
+	i := inspected(t)
+	columns, _ := i.query("SELECT * FROM federation_stats ORDER BY last_updated DESC LIMIT 30;")
 	for _, c := range []string{"domain", "last_updated", "last_active", "queued_messages", "failed_https", "success_smtp", "inbound_deliveries"} {
-		if !slices.Contains(columns(got), c) {
-			t.Errorf("REQ-31: no column %s in %q", c, columns(got))
+		if !slices.Contains(columns, c) {
+			t.Errorf("no column %s in %q", c, columns)
 		}
 	}
-
-	h.must("accounts.ban", `{"username":"account-a@[127.0.0.1]","reason":"spam"}`)
-	got = query("SELECT * FROM blocked_users;")
-	if len(got) != 2 || got[0]["username"] != "account-a@[127.0.0.1]" || got[0]["reason"] != "spam" || got[0]["blocked_at"] == nil {
-		t.Errorf("REQ-32: %v", got)
+	for _, d := range []address.Domain{"early.example", "late.example"} {
+		i.fed.peers.Received(d)
+		if err := i.fed.peers.Flush(t.Context()); err != nil { // what the flusher does, within 30 s
+			t.Fatal(err)
+		}
+		<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	}
-
-	tokens := "SELECT * FROM registration_tokens;"
-	if got = query(tokens); len(got) != 2 || got[0]["used_count"] != int64(0) || got[0]["max_uses"] != int64(2) || got[0]["comment"] != "for friends" {
-		t.Errorf("REQ-33: %v", got)
+	_, got := i.query("SELECT * FROM federation_stats ORDER BY last_updated DESC LIMIT 30;")
+	if len(got) != 2 || got[0]["domain"] != "late.example" || got[0]["inbound_deliveries"] != int64(1) || got[1]["domain"] != "early.example" {
+		t.Errorf("%v", got)
 	}
-	first := h.target()
+}
+
+func TestREQ32TheBlockListCanBeInspected(t *testing.T) {
+	i := inspected(t)
+	i.login("account-a")
+	before := time.Now().Add(-time.Second)
+	i.must("accounts.ban", `{"username":"account-a@[127.0.0.1]","reason":"spam"}`)
+	_, got := i.query("SELECT * FROM blocked_users;")
+	if len(got) != 1 || got[0]["username"] != "account-a@[127.0.0.1]" || got[0]["reason"] != "spam" {
+		t.Fatalf("%v", got)
+	}
+	at, ok := got[0]["blocked_at"].(time.Time)
+	if text, isText := got[0]["blocked_at"].(string); isText {
+		var err error
+		at, err = time.Parse(time.DateTime, text)
+		ok = err == nil
+	}
+	if !ok || at.Before(before.Add(-time.Second)) || at.After(time.Now().Add(time.Second)) {
+		t.Errorf("blocked at %v", got[0]["blocked_at"])
+	}
+}
+
+func TestREQ33TheRegistrationTokensCanBeInspected(t *testing.T) {
+	i := inspected(t)
+	i.must("tokens.create", `{"token":"friends","max_uses":2,"comment":"for friends"}`)
+	a, err := i.register(t.Context(), "friends", "127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tokens = "SELECT * FROM registration_tokens;"
+	if _, got := i.query(tokens); len(got) != 1 || got[0]["used_count"] != int64(0) || got[0]["max_uses"] != int64(2) || got[0]["comment"] != "for friends" {
+		t.Errorf("%v", got)
+	}
+	first := i.target()
 	first.Password = a.Password
 	r, err := first.Login(strings.TrimSuffix(a.Email, "@[127.0.0.1]"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if got = query(tokens); got[0]["used_count"] != int64(1) {
-		t.Errorf("REQ-33 after the first login: %v", got)
+	if _, got := i.query(tokens); len(got) != 1 || got[0]["used_count"] != int64(1) {
+		t.Errorf("after the first login: %v", got)
 	}
 }
 

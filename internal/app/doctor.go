@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"crypto/x509"
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +15,9 @@ import (
 
 	"madmail/internal/account"
 	"madmail/internal/address"
+	"madmail/internal/admintoken"
+	"madmail/internal/adminui"
+	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/doctor"
 	"madmail/internal/fault"
@@ -31,10 +36,12 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 	running := !a.opt.Offline
 	f := doctor.Facts{
 		Running: running, PID: os.Getpid(), StateDir: absolute(a.StateDir), Hostname: a.clientHost(),
-		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Quota: a.measureForDoctor, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
+		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
 		Descriptors: openFiles, Wanted: uint64(a.settings.Current().Number(settings.IMAPSessions)) + 1000, Configuration: a.configurationNow,
-		Secrets: a.secretFiles(), Logging: func() bool { return !a.settings.Current().Bool(settings.LogDisabled) && a.Log.Enabled() },
-		Panel: func() (bool, bool) { return false, a.settings.Current().Bool(settings.AdminWebEnabled) },
+		Secrets: a.secretFiles(), Logging: a.loggingNow, State: func() error { return nil }, Foreign: func() ([]string, string) { return foreign(a.StateDir, a.secretFiles()) },
+		Panel: func() (bool, bool) {
+			return adminui.Files() != nil, a.settings.Current().Bool(settings.AdminWebEnabled)
+		},
 		Registration: func() (open, jit, tokens bool) {
 			s := a.settings.Current()
 			return s.Bool(settings.RegistrationOpen), s.Bool(settings.RegistrationOpen) && s.Bool(settings.JITRegistration), s.Bool(settings.TokenRequired)
@@ -49,8 +56,11 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 	}
 	if !running {
 		f.PID = 0
+		f.Sockets = a.triedSockets
+		f.Certificate = a.certificateOfFile
 		return f, nil
 	}
+	f.Quota = a.measureForDoctor
 	f.Push = func() (bool, int) { return a.pushFacts().Enabled, a.push.Stats().Failures }
 	f.Executable, f.RunningFile = executable()
 	for _, b := range a.Listeners() {
@@ -60,7 +70,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		}
 		f.Listeners = append(f.Listeners, l)
 	}
-	f.Certificate = func() (*x509.Certificate, bool) { return a.certs.Leaf(), a.certs.IsSelfSigned() }
+	f.Certificate = func() (*x509.Certificate, bool, error) { return a.certs.Leaf(), a.certs.IsSelfSigned(), nil }
 	f.Names = []string{a.clientHost()}
 	if _, literal := f.Domain.IP(); !literal && a.stsPolicy() != "" {
 		f.Names = append(f.Names, a.zoneFacts().Host)
@@ -86,6 +96,65 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 	return f, nil
 }
 
+// Examine returns what a doctor can be told where the state cannot be opened, which is
+// the trouble.
+func Examine(opt Options, trouble error) doctor.Facts {
+	conf, err := config.Load(opt.ConfigPath)
+	if err != nil {
+		conf = &config.Config{}
+	}
+	dir := conf.FindStateDir(opt.StateDir, opt.Env)
+	return doctor.Facts{
+		StateDir: absolute(dir), State: func() error { return trouble }, Descriptors: openFiles, Wanted: 21000,
+		Configuration: func() (string, bool, error) { return opt.ConfigPath, false, err },
+		Disk:          func() (int64, int64, uint64, uint64, bool) { return diskRoom(dir) },
+		Foreign:       func() ([]string, string) { return foreign(dir, []string{filepath.Join(dir, admintoken.FileName)}) },
+	}
+}
+
+// loggingNow tells whether a log is written, and why.
+func (a *App) loggingNow() (on bool, why string) {
+	conf := a.conf.Load()
+	switch {
+	case !a.Log.Enabled():
+		return false, ""
+	case a.opt.Debug:
+		return true, "debug on the command line"
+	case conf.Debug:
+		return true, "debug in the configuration"
+	}
+	return true, "log = " + strings.Join(conf.LogTargets(), " ")
+}
+
+// triedSockets opens what a server would open, and closes it.
+func (a *App) triedSockets() (errs []error) {
+	for _, w := range a.wanted(a.conf.Load(), a.settings.Current()) {
+		l, err := open(w)
+		switch {
+		case err == nil:
+			l.Close()
+		case w.Name != "stun": // goes without
+			errs = append(errs, bindError(w, nil, err))
+		}
+	}
+	return errs
+}
+
+// certificateOfFile is the certificate that a server would use.
+func (a *App) certificateOfFile() (*x509.Certificate, bool, error) {
+	cert, key := certs.DefaultPaths(a.StateDir)
+	if conf := a.conf.Load(); conf.TLSCert != "" || conf.TLSKey != "" {
+		cert, key = conf.TLSCert, conf.TLSKey
+	} else if _, err := os.Stat(cert); errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil // the first start makes it
+	}
+	m, err := certs.Open(certs.Options{Cert: cert, Key: key})
+	if err != nil {
+		return nil, false, err
+	}
+	return m.Leaf(), m.IsSelfSigned(), nil
+}
+
 // reachable is where a listener answers on this machine.
 func (a *App) reachable(name string, port int) string {
 	host := "127.0.0.1"
@@ -99,9 +168,6 @@ func (a *App) reachable(name string, port int) string {
 
 // measureForDoctor compares what is counted with what lies on disk.
 func (a *App) measureForDoctor(ctx context.Context) (n, wrong int, err error) {
-	if a.opt.Offline {
-		return 0, 0, nil // it is measured anew at every start
-	}
 	done := fault.New(fault.Full, "enough")
 	err = a.store.Accounts(ctx, func(x address.Addr) error {
 		// The counter moves while mail comes and goes: only the store, with nothing

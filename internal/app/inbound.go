@@ -200,13 +200,35 @@ func (a *App) plainHTTP(from address.Domain) bool {
 // route takes requests out of the site's hands.
 func (a *App) route(r *http.Request) http.Handler {
 	if p := r.URL.Path; (p == mxdeliv.Path || p == mxdeliv.Path+"/") && a.settings.Current().Bool(settings.FederationEnabled) {
+		a.asked[askedFederation].Add(1)
 		return a.fed.inbound
 	}
 	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
+		a.asked[askedRelay].Add(1)
 		return h.Handler()
 	}
-	return a.adminDoor(r)
+	if h := a.adminDoor(r); h != nil {
+		a.asked[askedAdmin].Add(1)
+		return h
+	}
+	if h := a.panelDoor(r); h != nil {
+		a.asked[askedPage].Add(1)
+		return h
+	}
+	a.asked[askedSite].Add(1)
+	return nil
 }
+
+// What answers over HTTP, and its names in the metrics.
+const (
+	askedSite = iota
+	askedFederation
+	askedRelay
+	askedAdmin
+	askedPage
+)
+
+var httpParts = [...]string{askedSite: "site", askedFederation: "federation", askedRelay: "realtime", askedAdmin: "admin", askedPage: "page"}
 
 // openKeys loads the DKIM keys, and makes those that are missing.
 func (a *App) openKeys() (err error) {

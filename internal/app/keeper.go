@@ -35,6 +35,10 @@ func (a *App) openKeeper() error {
 		return err
 	}
 	a.keeper.Store(k)
+	if conf := a.conf.Load(); conf.Retention != "" && a.db.Origin() == db.FromV2 && a.settings.Current().Source(settings.RetentionEnabled) == settings.FromDefault {
+		a.log.Warn("the line retention of the configuration is not obeyed: the server before did not obey it, either, and mail would be removed; " +
+			"to have it removed, madmail settings set message_retention_enabled true")
+	}
 	return nil
 }
 
@@ -58,8 +62,8 @@ func (a *App) keepingRules() upkeep.Rules {
 // boxChanged is told by the store of every change.
 func (a *App) boxChanged(b mailbox.Box) {
 	a.bus.Publish(b)
-	if k := a.keeper.Load(); k != nil && a.settings.Current().Bool(settings.AutoPurgeSeen) {
-		k.Changed(b)
+	if k := a.keeper.Load(); k != nil {
+		k.Changed(b, a.settings.Current().Bool(settings.AutoPurgeSeen))
 	}
 }
 
@@ -107,7 +111,11 @@ func (a *App) storage(ctx context.Context) (ops.Storage, error) {
 			s.Database.Size += st.Size()
 		}
 	}
-	_, bytes, err := a.measured(ctx)
+	bytes, _ := a.quota.Total() // pages ask often: what is counted anyway
+	var err error
+	if a.opt.Offline {
+		_, bytes, err = a.measured(ctx)
+	}
 	s.StateDir.Size = bytes + s.Database.Size
 	if total, free, ok := diskSpace(a.StateDir); ok {
 		s.Disk = ops.Disk{Total: total, Available: free, Used: total - free}

@@ -85,6 +85,12 @@ func (a *App) samples() metrics.Samples {
 		n("madmail_disk_total_bytes", total)
 	}
 
+	n("madmail_quota_refusals", a.quota.Refused())
+	limit, _ := a.accounts.DefaultLimit()
+	n("madmail_quota_default_bytes", limit)
+	for part := range a.asked {
+		n("madmail_http_requests", a.asked[part].Load(), httpParts[part])
+	}
 	in := a.fed.inbound.Stats()
 	n("madmail_http_deliveries", in.Accepted, "accepted")
 	n("madmail_http_deliveries", in.Dropped, "dropped")

@@ -61,12 +61,23 @@ func TestMetricsOfARealServer(t *testing.T) {
 	if _, err := s.Send([]string{"somebody@[127.0.0.1]"}, load.Message("alicealice@[127.0.0.1]", 1500)); err != nil {
 		t.Fatal(err)
 	}
+	h.admin("GET", "/admin/status", "{}")
+	if r, err := h.web().Get(fmt.Sprintf("http://127.0.0.1:%d/", h.ports["http"])); err != nil {
+		t.Fatal(err)
+	} else {
+		r.Body.Close()
+	}
+	h.must("quota.set", `{"username":"somebody","max_bytes":2000}`)
+	if _, err := s.Send([]string{"somebody@[127.0.0.1]"}, load.Message("alicealice@[127.0.0.1]", 1500)); err == nil {
+		t.Error("a full mailbox takes mail")
+	}
 	if got := h.mail("x@peer.example", nil, "a@elsewhere.example"); !strings.HasPrefix(got, "550") {
 		t.Error(got)
 	}
 	_, text = get("/metrics")
 	for _, want := range []string{
 		"\nmadmail_iroh_packets{direction=\"in\"} 1\n", "\nmadmail_iroh_packets{direction=\"out\"} 1\n", "\nmadmail_iroh_accepted{form=\"frames\"} 2\n",
+		"\nmadmail_http_requests{part=\"admin\"} 1\n", "\nmadmail_http_requests{part=\"site\"} 1\n", "\nmadmail_quota_default_bytes 1.073741824e+09\n", "\nmadmail_quota_refusals 1\n",
 		"\nmadmail_accounts 2\n", "\nmadmail_copies_stored 1\n", "\nmadmail_imap_sessions 1\n", `maddy_smtp_smtp_completed_transactions{module="submission"} 1`,
 		`maddy_smtp_started_transactions{module="smtp"} 1`, `maddy_smtp_failed_commands{command="RCPT",module="smtp",smtp_code="550",smtp_enchcode="5.7.1"} 1`,
 	} {

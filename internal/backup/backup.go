@@ -220,9 +220,40 @@ func (c *copier) mail(from, to string) error {
 		if temporary(e.Name()) {
 			continue
 		}
-		if err := c.entry(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), e); err != nil {
+		one, copied := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		if err := c.entry(one, copied, e); err != nil {
 			return err
 		}
+		if e.IsDir() {
+			if err := c.moved(one, copied); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// moved looks for messages that went from a mailbox not yet copied to one that was,
+// while an account was copied: they are in neither copy.
+func (c *copier) moved(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err != nil || !e.IsDir() || e.Name() != "Maildir" {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if err := c.messages(path, filepath.Join(to, rel)); err != nil {
+			return err
+		}
+		return filepath.SkipDir
+	})
+	if err != nil {
+		return fault.Wrap(fault.Busy, err, "backup: read the mail again")
 	}
 	return nil
 }
@@ -315,6 +346,15 @@ var subs = [2]string{"new", "cur"}
 // nothing was missed.
 func (c *copier) messages(from, to string) error {
 	have := make(map[string]bool)
+	for _, sub := range []string{"new", "cur"} { // of an earlier look
+		entries, err := os.ReadDir(filepath.Join(to, sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fault.Wrap(fault.Busy, err, "backup")
+		}
+		for _, e := range entries {
+			have[unique(e.Name())] = true
+		}
+	}
 	for range 100 {
 		missed := false
 		list, err := c.list(from)

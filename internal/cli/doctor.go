@@ -1,12 +1,16 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"madmail/internal/app"
+	"madmail/internal/config"
 	"madmail/internal/doctor"
 	"madmail/internal/fault"
 	"madmail/internal/ops"
@@ -23,7 +27,11 @@ func (s *shell) doctor() *cobra.Command {
 					return err
 				}
 				// What keeps the state from being opened is the finding.
-				d = ops.Diagnosis{Worst: doctor.Failure, Findings: []doctor.Finding{{Check: "state", Level: doctor.Failure, Finding: "the state cannot be opened", Evidence: err.Error(), Next: fault.HintOf(err)}}}
+				facts := app.Examine(app.Options{ConfigPath: config.FindFile(s.config, os.Getenv), StateDir: s.stateDir, Env: os.Getenv}, err)
+				if d.Findings, err = doctor.Run(context.Background(), facts, args, fix); err != nil {
+					return err
+				}
+				d.Worst = doctor.Worst(d.Findings)
 			}
 			marks := map[doctor.Level]string{doctor.OK: "ok", doctor.Note: "note", doctor.Warning: "WARNING", doctor.Failure: "FAILURE", doctor.Unknown: "not known"}
 			err := s.result("doctor", "", d, func(w io.Writer) {

@@ -164,6 +164,8 @@ var panels = []struct {
 	{"Refused SMTP commands", "short", []string{"rate(maddy_smtp_failed_commands[5m])"}},
 	{"To other servers", "short", []string{"rate(madmail_federation_attempts[5m])", "rate(madmail_recipients_queued[5m])"}},
 	{"From other servers", "short", []string{"rate(madmail_federation_received[5m])", "rate(madmail_http_deliveries[5m])", "rate(madmail_origin_verdicts[5m])"}},
+	{"HTTP", "short", []string{"rate(madmail_http_requests[5m])"}},
+	{"Full mailboxes", "short", []string{"rate(madmail_quota_refusals[5m])"}},
 	{"Queue", "short", []string{"maddy_queue_length", "madmail_queue_taken", "madmail_queue_destinations", "madmail_federation_unreachable"}},
 	{"Accounts", "short", []string{"madmail_accounts"}},
 	{"Stored mail", "bytes", []string{"madmail_storage_bytes"}},

@@ -156,8 +156,8 @@ func (d *DB) ledger(ctx context.Context, all []migration) (map[int64]bool, error
 			return nil, fault.WithHint(fault.Newf(fault.Internal, "db: database is newer than this program (version %d)", version),
 				"install the version that wrote it, or restore the backup made before the upgrade")
 		case m.fingerprint != checksum:
-			return nil, fault.Newf(fault.Internal, "db: migration %d (%s) was changed after it had been applied: "+
-				"run `make reset-db` (development) or restore the original file, then restart", version, m.file)
+			return nil, fault.WithHint(fault.Newf(fault.Internal, "db: migration %d (%s) was changed after it had been applied: "+
+				"run `make reset-db` (development) or restore the original file, then restart", version, m.file), "make reset-db, which forgets the accounts; or install the program that wrote it")
 		}
 		applied[version] = true
 	}

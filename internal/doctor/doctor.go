@@ -92,8 +92,8 @@ type Facts struct {
 	// Quota compares what is counted with what lies on disk, of some accounts, and
 	// corrects the count.
 	Quota func(ctx context.Context) (accounts, wrong int, err error)
-	// Certificates are those in use, the leaf first.
-	Certificate func() (leaf *x509.Certificate, selfSigned bool)
+	// Certificate is the one in use, or would be; nil when there is none yet.
+	Certificate func() (leaf *x509.Certificate, selfSigned bool, err error)
 	Names       []string // that the certificate has to be valid for
 	// Zone compares the DNS with what it should say; reason is why it need not.
 	Zone func(ctx context.Context) (records []Record, reason string, err error)
@@ -104,8 +104,15 @@ type Facts struct {
 	// Descriptors is the limit of open files, and Wanted how many may be needed.
 	Descriptors func() (limit uint64, ok bool)
 	Wanted      uint64
-	// Logging tells whether anything is logged.
-	Logging func() bool
+	// Logging tells whether anything is logged, and what makes it so.
+	Logging func() (on bool, why string)
+	// State tells why the state could not be opened.
+	State func() error
+	// Sockets tells why those of a server that does not run could not be opened.
+	Sockets func() []error
+	// Foreign are files whose owner is not that of the state directory, who is returned
+	// as chown takes it.
+	Foreign func() (files []string, owner string)
 	// Executable is the path of the program; Running file is what this process runs.
 	Executable, RunningFile string
 	// Panel tells whether the operators' page is built in and switched on.
@@ -139,6 +146,7 @@ const limit = 30 * time.Second
 // table is every check, in the order of the report.
 var table = []check{
 	{"server", server, nil},
+	{"state", state, nil},
 	{"configuration", configuration, nil},
 	{"binary", binary, nil},
 	{"ports", ports, nil},
@@ -241,6 +249,20 @@ func server(_ context.Context, f *Facts) Finding {
 	return Finding{Level: OK, Finding: "the server is running", Evidence: fmt.Sprintf("pid %d", f.PID)}
 }
 
+func state(_ context.Context, f *Facts) Finding {
+	if f.State == nil {
+		return leftOut()
+	}
+	if err := f.State(); err != nil {
+		next := fault.HintOf(err)
+		if next == "" {
+			next = "ls -la " + f.StateDir
+		}
+		return Finding{Level: Failure, Finding: "the state cannot be opened: no server starts with it", Evidence: err.Error(), Next: next}
+	}
+	return Finding{Level: OK, Finding: "the state can be opened", Evidence: f.StateDir}
+}
+
 func configuration(_ context.Context, f *Facts) Finding {
 	if f.Configuration == nil {
 		return leftOut()
@@ -253,6 +275,9 @@ func configuration(_ context.Context, f *Facts) Finding {
 		return Finding{Level: OK, Finding: "there is no configuration file; defaults count"}
 	case newer:
 		return Finding{Level: Warning, Finding: "the configuration was changed and not read since", Evidence: path, Next: "madmail reload"}
+	}
+	if !f.Running {
+		return Finding{Level: OK, Finding: "the configuration has no mistakes", Evidence: path}
 	}
 	return Finding{Level: OK, Finding: "the configuration is in force", Evidence: path}
 }
@@ -307,7 +332,7 @@ var greetings = map[string]string{"smtp": "220 ", "submission": "220 ", "submiss
 
 func ports(ctx context.Context, f *Facts) Finding {
 	if !f.Running {
-		return leftOut()
+		return sockets(f)
 	}
 	var dead, local, open []string
 	for _, l := range f.Listeners {
@@ -337,6 +362,22 @@ func ports(ctx context.Context, f *Facts) Finding {
 	return Finding{Level: OK, Finding: "all services answer on this machine; a firewall in front can still be in the way", Evidence: "open to all: " + strings.Join(open, ", "), Next: "from another machine: nc -vz " + f.Hostname + " 993"}
 }
 
+// sockets is ports of a server that does not run.
+func sockets(f *Facts) Finding {
+	if f.Sockets == nil {
+		return leftOut()
+	}
+	errs := f.Sockets()
+	if len(errs) == 0 {
+		return Finding{Level: OK, Finding: "the ports are free for the server"}
+	}
+	next := fault.HintOf(errs[0])
+	if next == "" {
+		next = "ss -tulnp"
+	}
+	return Finding{Level: Failure, Finding: "the server cannot start: its ports cannot be opened", Evidence: errors.Join(errs...).Error(), Next: next}
+}
+
 // greet connects to a listener and waits for its first word.
 func greet(ctx context.Context, l Listener) error {
 	conn, err := dial(ctx, l)
@@ -362,7 +403,14 @@ func certificate(_ context.Context, f *Facts) Finding {
 	if f.Certificate == nil {
 		return leftOut()
 	}
-	leaf, self := f.Certificate()
+	leaf, self, err := f.Certificate()
+	if err != nil {
+		next := fault.HintOf(err)
+		if next == "" {
+			next = "madmail config check"
+		}
+		return Finding{Level: Failure, Finding: "the certificate cannot be used", Evidence: err.Error(), Next: next}
+	}
 	if leaf == nil {
 		return leftOut()
 	}
@@ -502,6 +550,15 @@ func disk(_ context.Context, f *Facts) Finding {
 	return Finding{Level: OK, Finding: "there is room on the disk", Evidence: evidence}
 }
 
+// some names a few of a list.
+func some(list []string) string {
+	const few = 5
+	if len(list) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:few], ", "), len(list)-few)
+	}
+	return strings.Join(list, ", ")
+}
+
 // loose returns the secrets that others can read, and those that we cannot.
 func loose(f *Facts) (open, shut []string) {
 	for _, path := range f.Secrets {
@@ -529,7 +586,14 @@ func files(_ context.Context, f *Facts) Finding {
 		return Finding{Level: Failure, Finding: "the state directory cannot be written", Evidence: err.Error(), Next: "chown -R madmail: " + f.StateDir}
 	}
 	open, shut := loose(f)
+	var foreign []string
+	owner := "madmail:"
+	if f.Foreign != nil {
+		foreign, owner = f.Foreign()
+	}
 	switch {
+	case len(foreign) > 0:
+		return Finding{Level: Failure, Finding: "files in the state directory belong to somebody else than it does", Evidence: some(foreign), Next: "chown -R " + owner + " " + f.StateDir}
 	case len(shut) > 0:
 		return Finding{Level: Failure, Finding: "files of the server cannot be read by it", Evidence: strings.Join(shut, ", "), Next: "chown -R madmail: " + f.StateDir}
 	case len(open) > 0:
@@ -618,7 +682,7 @@ func panel(_ context.Context, f *Facts) Finding {
 	built, on := f.Panel()
 	switch {
 	case on && !built:
-		return Finding{Level: Note, Finding: "the operators' page is switched on and not part of this program", Next: "use https://admin.madmail.chat with madmail admin-token"}
+		return Finding{Level: Note, Finding: "the operators' page is switched on and not part of this program", Next: "make build-with-admin-web; or open https://admin.madmail.chat and give it what madmail admin-token prints"}
 	case !on:
 		return Finding{Level: OK, Finding: "the operators' page is switched off"}
 	}
@@ -676,8 +740,12 @@ func noLog(_ context.Context, f *Facts) Finding {
 	if f.Logging == nil {
 		return leftOut()
 	}
-	if f.Logging() {
-		return Finding{Level: Note, Finding: "a log is written, and so kept by whoever keeps logs here", Next: "madmail creds logging off"}
+	if on, why := f.Logging(); on {
+		next := "madmail creds logging off"
+		if strings.HasPrefix(why, "debug") {
+			next = "take debug out of the configuration and off the command line, then madmail reload"
+		}
+		return Finding{Level: Note, Finding: "a log is written, and so kept by whoever keeps logs here", Evidence: why, Next: next}
 	}
 	return Finding{Level: OK, Finding: "nothing is logged"}
 }

@@ -96,9 +96,9 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 	reg := func(open, jit, tokens bool) func() (bool, bool, bool) {
 		return func() (bool, bool, bool) { return open, jit, tokens }
 	}
-	cert := func(until time.Time, self bool, names ...string) func() (*x509.Certificate, bool) {
+	cert := func(until time.Time, self bool, names ...string) func() (*x509.Certificate, bool, error) {
 		c := leaf(t, until, names...)
-		return func() (*x509.Certificate, bool) { return c, self }
+		return func() (*x509.Certificate, bool, error) { return c, self, nil }
 	}
 	dns := func(reason string, err error, r ...Record) func(context.Context) ([]Record, string, error) {
 		return func(context.Context) ([]Record, string, error) { return r, reason, err }
@@ -120,7 +120,8 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"server", Facts{Running: true, PID: 7}, OK, "running"},
 		{"configuration", Facts{Configuration: conf("x", false, errors.New("x:3: bad"))}, Failure, "mistake"},
 		{"configuration", Facts{Configuration: conf("x", true, nil)}, Warning, "changed"},
-		{"configuration", Facts{Configuration: conf("x", false, nil)}, OK, "in force"},
+		{"configuration", Facts{Running: true, Configuration: conf("x", false, nil)}, OK, "in force"},
+		{"configuration", Facts{Configuration: conf("x", false, nil)}, OK, "no mistakes"},
 		{"configuration", Facts{Configuration: conf("", false, nil)}, OK, "no configuration"},
 		{"binary", Facts{Running: true, Executable: one, RunningFile: two}, OK, "is the one"},
 		{"binary", Facts{Running: true, Executable: other, RunningFile: two}, Warning, "older program"},
@@ -176,8 +177,15 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"push", Facts{Push: func() (bool, int) { return true, 0 }}, OK, "woken"},
 		{"push", Facts{Push: func() (bool, int) { return true, 4 }}, Warning, "fails"},
 		{"push", Facts{Push: func() (bool, int) { return false, 0 }}, Note, "not woken"},
-		{"no-log", Facts{Logging: func() bool { return false }}, OK, "nothing is logged"},
-		{"no-log", Facts{Logging: func() bool { return true }}, Note, "a log is written"},
+		{"no-log", Facts{Logging: func() (bool, string) { return false, "" }}, OK, "nothing is logged"},
+		{"no-log", Facts{Logging: func() (bool, string) { return true, "log = stderr" }}, Note, "a log is written"},
+		{"no-log", Facts{Logging: func() (bool, string) { return true, "debug" }}, Note, "a log is written"},
+		{"state", Facts{State: func() error { return nil }}, OK, "can be opened"},
+		{"state", Facts{State: func() error { return errors.New("db: migration 1 was changed") }}, Failure, "cannot be opened"},
+		{"ports", Facts{Sockets: func() []error { return nil }}, OK, "are free"},
+		{"ports", Facts{Sockets: func() []error { return []error{errors.New("imap: in use")} }}, Failure, "cannot start"},
+		{"certificate", Facts{Certificate: func() (*x509.Certificate, bool, error) { return nil, false, errors.New("no key") }}, Failure, "cannot be used"},
+		{"files", Facts{StateDir: t.TempDir(), Foreign: func() ([]string, string) { return []string{"a", "b", "c", "d", "e", "f"}, "madmail:" }}, Failure, "somebody else"},
 		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "", "", "", false }}, Note, "not relayed"},
 		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "127.0.0.1:1", "u", "p", true }}, Failure, "gives no relay"},
 		{"client", Facts{Running: true, NewAccount: func(context.Context) (Account, error) { return Account{}, nil }}, Unknown, "no client can be played"},

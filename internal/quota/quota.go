@@ -12,6 +12,7 @@ package quota
 import (
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"madmail/internal/address"
 	"madmail/internal/fault"
@@ -22,7 +23,8 @@ const Unlimited int64 = math.MaxInt64
 
 // Cache holds usage and reservations. Make one with New.
 type Cache struct {
-	limit func(address.Addr) int64
+	limit   func(address.Addr) int64
+	refused atomic.Int64
 
 	saving   sync.Mutex // one Save at a time; above mu
 	compared bool       // guarded by saving: all rows were looked at
@@ -79,6 +81,7 @@ func (c *Cache) Reserve(a address.Addr, n int64) (*Reservation, error) {
 		if taken > 0 {
 			c.suspect[a] = struct{}{}
 		}
+		c.refused.Add(1)
 		return nil, fault.New(fault.Full, "Mailbox is full")
 	}
 	c.entryLocked(a).reserved += n
@@ -97,6 +100,9 @@ func (r *Reservation) Release() {
 		}
 	})
 }
+
+// Refused returns how many reservations did not fit.
+func (c *Cache) Refused() int64 { return c.refused.Load() }
 
 // HasRoom reports whether n more bytes would fit now. It reserves nothing.
 func (c *Cache) HasRoom(a address.Addr, n int64) bool {

@@ -3,6 +3,7 @@ package upkeep
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -42,7 +43,13 @@ type Keeper struct {
 	mu      sync.Mutex // guards the fields below
 	touched map[address.Addr]struct{}
 	all     bool // touched does not tell: look everywhere
+	// oldest is the date of the oldest message of accounts that did not change since
+	// they were looked at, unix seconds: retention need not open their mailboxes.
+	oldest map[address.Addr]int64
 }
+
+// beingRead stands in oldest while an account is looked at.
+const beingRead = math.MinInt64
 
 // maxTouched bounds what is remembered between two runs of purge-seen. Beyond it
 // the next run looks everywhere.
@@ -56,7 +63,7 @@ func NewKeeper(o KeeperOptions) (*Keeper, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Keeper{KeeperOptions: o, touched: make(map[address.Addr]struct{}), all: true}, nil
+	return &Keeper{KeeperOptions: o, touched: make(map[address.Addr]struct{}), oldest: make(map[address.Addr]int64), all: true}, nil
 }
 
 // Pick says which messages are meant. Its zero value means all.
@@ -64,6 +71,8 @@ type Pick struct {
 	Account address.Addr  // of one account; zero for all
 	Seen    *bool         // those that were read, or were not
 	Older   time.Duration // by internal date; 0 for any age
+
+	byRule bool // it runs by itself: what is known to be young is not looked at
 }
 
 // Purge removes the messages that p picks and returns how many.
@@ -80,6 +89,9 @@ func (k *Keeper) Purge(ctx context.Context, p Pick) (int, error) {
 	}
 	n := 0
 	for _, a := range accounts {
+		if p.byRule && k.youngerThan(a, k.Now().Add(-p.Older).Unix()) {
+			continue
+		}
 		m, err := k.purge(ctx, a, p)
 		if n += m; err != nil {
 			return n, err
@@ -88,7 +100,40 @@ func (k *Keeper) Purge(ctx context.Context, p Pick) (int, error) {
 	return n, nil
 }
 
+// youngerThan reports whether no message of an account is as old as that, as far as it
+// is known without a look.
+func (k *Keeper) youngerThan(a address.Addr, date int64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	oldest, known := k.oldest[a]
+	return known && oldest >= date
+}
+
+// look notes that an account is read, and returns what keeps the date of its oldest
+// message if it did not change meanwhile.
+func (k *Keeper) look(a address.Addr) (keep func(oldest int64)) {
+	set := func(date int64) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if date == beingRead {
+			k.oldest[a] = date
+		} else if now, ok := k.oldest[a]; ok && now == beingRead {
+			k.oldest[a] = date
+		}
+	}
+	set(beingRead)
+	return set
+}
+
 func (k *Keeper) purge(ctx context.Context, a address.Addr, p Pick) (n int, err error) {
+	keep, oldest := k.look(a), int64(math.MaxInt64)
+	defer func() {
+		if err != nil {
+			k.forget(a)
+			return
+		}
+		keep(oldest)
+	}()
 	boxes, err := k.Store.Boxes(ctx, a)
 	if err != nil {
 		return 0, err
@@ -115,6 +160,7 @@ func (k *Keeper) purge(ctx context.Context, a address.Addr, p Pick) (n int, err 
 			if (p.Seen == nil || *p.Seen == (m.Flags&mailbox.Seen != 0)) && (before == 0 || m.Internal < before) {
 				set = set.Add(m.UID)
 			}
+			oldest = min(oldest, m.Internal) // also of what goes now: then there is a change
 		}
 		if len(set) == 0 {
 			continue
@@ -127,12 +173,21 @@ func (k *Keeper) purge(ctx context.Context, a address.Addr, p Pick) (n int, err 
 	return n, nil
 }
 
-// Changed is told by the store that a mailbox changed, so that purge-seen need
-// not look at all of them. It never blocks.
-func (k *Keeper) Changed(b mailbox.Box) {
+// forget drops what is known of an account without a look.
+func (k *Keeper) forget(a address.Addr) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	delete(k.oldest, a)
+}
+
+// Changed is told by the store that a mailbox changed, so that retention and, where it
+// is on, purge-seen need not look at all of them. It never blocks.
+func (k *Keeper) Changed(b mailbox.Box, purgeSeen bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.oldest, b.Account)
 	switch {
+	case !purgeSeen:
 	case k.all:
 	case len(k.touched) >= maxTouched:
 		k.all = true
@@ -239,7 +294,7 @@ func (k *Keeper) Tasks() []Task {
 			Doc: "Remove messages older than the retention time",
 			On:  switched(func(r Rules) bool { return r.Retention > 0 }, "message retention is off"),
 			Run: func(ctx context.Context, age time.Duration) (int, error) {
-				return k.Purge(ctx, Pick{Older: or(age, k.Rules().Retention)})
+				return k.Purge(ctx, Pick{Older: or(age, k.Rules().Retention), byRule: age <= 0})
 			},
 		}, {
 			Name: "prune-unused-accounts", Aliases: []string{"prune-unused", "unused-accounts"}, Every: time.Hour,

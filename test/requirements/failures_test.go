@@ -3,9 +3,13 @@
 package requirements
 
 import (
+	"bufio"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"madmail/test/load"
 	"madmail/test/testport"
 	"madmail/test/testserver"
 )
@@ -36,13 +41,38 @@ func TestREQ04ACertificateForThisMachineIsMadeOnce(t *testing.T) {
 			t.Fatalf("%q", text)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil || c.VerifyHostname("127.0.0.1") != nil || c.VerifyHostname("localhost") != nil {
-			t.Errorf("%v, names %v %v", err, c.DNSNames, c.IPAddresses)
+		if err != nil || c.VerifyHostname("127.0.0.1") != nil || c.VerifyHostname("localhost") != nil || c.Subject.CommonName != "127.0.0.1" {
+			t.Errorf("%v, %s, names %v %v", err, c.Subject, c.DNSNames, c.IPAddresses)
+		}
+		if days := c.NotAfter.Sub(c.NotBefore).Hours() / 24; days < 3640 || days > 3660 {
+			t.Errorf("valid for %.0f days", days)
 		}
 		if first != nil && string(first) != string(text) {
 			t.Error("the second run made another one")
 		}
 		first = text
+	}
+	// A server on them offers STARTTLS.
+	if err := os.RemoveAll(filepath.Join(s.Dir, "certs")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(s.Dir, "certs"), os.DirFS(filepath.Join(dir, "certs"))); err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	s.Start()
+	for port, say := range map[int][2]string{s.IMAP: {"a CAPABILITY\r\nb LOGOUT\r\n", "STARTTLS"}, s.SMTP: {"EHLO x\r\nQUIT\r\n", "STARTTLS"}} {
+		if text := dialogue(t, port, say[0]); !strings.Contains(text, say[1]) {
+			t.Errorf("port %d: %q", port, text)
+		}
+	}
+	conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.IMAPTLS), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if block, _ := pem.Decode(first); string(block.Bytes) != string(conn.ConnectionState().PeerCertificates[0].Raw) {
+		t.Error("another certificate is shown")
 	}
 	if info, err := os.Stat(filepath.Join(dir, "certs", "privkey.pem")); err != nil || info.Mode().Perm()&0o007 != 0 {
 		t.Errorf("%v, %v", info, err)
@@ -59,6 +89,14 @@ func TestREQ13WhatHandsRemovedIsNoticed(t *testing.T) {
 	s.Start() // everything is in its place now
 	r := login(t, s, "receiver")
 	before := used(t, r)
+	s.Command("imap-acct", "quota", "set", "receiver", fmt.Sprint(before<<10))
+	if c, err := target(s).NewSender("sender-a"); err != nil {
+		t.Fatal(err)
+	} else if _, err := c.Send([]string{"receiver@[127.0.0.1]"}, load.Message("sender-a@[127.0.0.1]", 50_000)); err == nil {
+		t.Error("a full account takes mail")
+	} else {
+		c.Close()
+	}
 	files, _ := messages(t, data(t, s, "accounts", "info", "receiver")["maildir_path"].(string))
 	for _, f := range files {
 		if err := os.Remove(f); err != nil {
@@ -73,6 +111,7 @@ func TestREQ13WhatHandsRemovedIsNoticed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if used(t, r) == 0 {
+			send(t, s, "sender-a", "receiver", 1, 50_000) // there is room again
 			return
 		}
 		select {
@@ -81,6 +120,30 @@ func TestREQ13WhatHandsRemovedIsNoticed(t *testing.T) {
 			t.Fatalf("%d KiB are counted still, of %d", used(t, r), before)
 		}
 	}
+}
+
+// dialogue sends lines to a port, waits until the server closes and returns what it said.
+func dialogue(t *testing.T, port int, lines string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	r := bufio.NewReader(conn)
+	hello, err := r.ReadString('\n') // who speaks first is not interrupted
+	if err == nil {
+		_, err = io.WriteString(conn, lines)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hello + string(rest)
 }
 
 var turnEntry = regexp.MustCompile(`\(/shared/vendor/deltachat/turn "127\.0\.0\.1:(\d+):(\d+):([^"]+)"\)`)

@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -155,6 +158,9 @@ func TestREQ01WhatListensIsWhatIsConfigured(t *testing.T) {
 	if got, want := listening(t, s.PID()), configured(s); !slices.Equal(got, want) {
 		t.Errorf("the system knows %v, configured are %v", got, want)
 	}
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.PID())); err != nil || string(name) != "madmail\n" {
+		t.Errorf("the process is called %q, %v", name, err)
+	}
 }
 
 // TestREQ03ThePortsThatAreToldAreBound, after changes, too.
@@ -240,6 +246,16 @@ func TestREQ08TheCommandReadsTheFileOfTheServer(t *testing.T) {
 			t.Errorf("from elsewhere: %v, same as the file: %v", err, string(out) == strings.TrimSpace(string(b)))
 		}
 	}
+	s.Command("reload")
+	body := fmt.Sprintf(`{"resource":"/admin/status","headers":{"Authorization":"Bearer %s"}}`, s.Command("admin-token", "--raw"))
+	r, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/api/admin", s.HTTP), "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if reply, err := io.ReadAll(r.Body); err != nil || !strings.Contains(string(reply), `"status":200`) {
+		t.Errorf("the server does not take the new token: %s, %v", reply, err)
+	}
 }
 
 var storage = regexp.MustCompile(`STORAGE (\d+) (\d+)`)
@@ -299,7 +315,10 @@ func messages(t *testing.T, dir string) (files []string, bytes int64) {
 // TestREQ12AStartCountsWhatIsThere: what hands changed meanwhile, and what a crash left.
 func TestREQ12AStartCountsWhatIsThere(t *testing.T) {
 	s := testserver.New(t, "")
-	login(t, s, "receiver")
+	r := login(t, s, "receiver")
+	if _, err := r.Do("CREATE Archive"); err != nil {
+		t.Fatal(err)
+	}
 	login(t, s, "sender-a")
 	send(t, s, "sender-a", "receiver", 5, 20_000)
 	s.Kill()
@@ -319,8 +338,10 @@ func TestREQ12AStartCountsWhatIsThere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(files[0]), "1700000000.by-hand.example:2,"), append(text, "more\r\n"...), 0o600); err != nil {
-		t.Fatal(err)
+	for _, place := range []string{filepath.Dir(files[0]), filepath.Join(dir, "folders", "Archive", "Maildir", "cur")} {
+		if err := os.WriteFile(filepath.Join(place, "1700000000.by-hand.example:2,"), append(text, "more\r\n"...), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.Start()
 	_, want := messages(t, dir)
@@ -366,6 +387,23 @@ func TestREQ21ADebuggingServerShowsBothProtocols(t *testing.T) {
 			t.Errorf("nothing of %s", module)
 		}
 	}
+	// Delta Chat cannot register: the reason of each refusal is there.
+	s.Start()
+	for _, user := range []string{"short", "a"} {
+		refused(t, s, user, password)
+	}
+	foreign := target(s)
+	foreign.Domain = "[192.0.2.7]"
+	if r, err := foreign.Login("traveller-one"); err == nil {
+		r.Close()
+		t.Error("a domain that is not ours was let in")
+	}
+	s.Stop()
+	for _, reason := range []string{"domain=[192.0.2.7]", "not in local_domains or jit_domain", "refused"} {
+		if !strings.Contains(s.Output(), reason) {
+			t.Errorf("%q is not in the log", reason)
+		}
+	}
 	if strings.Contains(s.Output(), password) {
 		t.Error("a password was logged")
 	}
@@ -398,7 +436,11 @@ func TestREQ34AnOrdinaryServerIsSilent(t *testing.T) {
 	s := testserver.New(t, "log = \"off\"\n")
 	login(t, s, "sender-a")
 	login(t, s, "receiver")
-	send(t, s, "sender-a", "receiver", 50, 3_000)
+	var all sync.WaitGroup
+	for range 8 { // 10,000 in all
+		all.Go(func() { send(t, s, "sender-a", "receiver", 1250, 1_000) })
+	}
+	all.Wait()
 	wrong := target(s)
 	wrong.Password = "not-the-password-at-all"
 	if r, err := wrong.Login("receiver"); err == nil {

@@ -233,8 +233,8 @@ func TestLimitsOfCalls(t *testing.T) {
 	}
 }
 
-// TestTheDebugScript runs the script that operators are pointed at.
-func TestTheDebugScript(t *testing.T) {
+// TestREQ25TheDebugScriptShowsWhatIsMissing runs the script that operators are pointed at.
+func TestREQ25TheDebugScriptShowsWhatIsMissing(t *testing.T) {
 	h := newHouse(t)
 	h.metadata("caller-one", key) // makes the account
 	script, err := filepath.Abs("../../scripts/turn-debug-env.sh")

@@ -7,11 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"madmail/internal/address"
 	"madmail/internal/mailbox"
@@ -290,37 +286,6 @@ func (rp *replay) lines(b *replayBox) error {
 	return rp.s.disk.appendTo(b.index(), lines)
 }
 
-// Hydrate measures everything that is on disk and tells the Used hook, reading
-// directories and indexes, never messages. It is called once, before the
-// doors open. progress, when not nil, is told how many accounts are done.
-func (s *Store) Hydrate(ctx context.Context, progress func(done int)) error {
-	var (
-		mu   sync.Mutex // guards the field below
-		done int
-	)
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(2 * max(2, runtime.GOMAXPROCS(0)))
-	err := s.Accounts(ctx, func(a address.Addr) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		g.Go(func() error {
-			if err := s.hydrate(ctx, a); err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			done++
-			if progress != nil {
-				progress(done)
-			}
-			return nil
-		})
-		return nil
-	})
-	return errors.Join(err, g.Wait())
-}
-
 // respell gives the directories of mailboxes that others made the names that the
 // store looks for: the second version wrote "100%" and ".drafts" as they are.
 func (s *Store) respell(a address.Addr) error {
@@ -351,50 +316,6 @@ func (s *Store) respell(a address.Addr) error {
 		}
 		if err := s.disk.syncDir(folders); err != nil {
 			return trouble(err, "rename a mailbox of an earlier version")
-		}
-	}
-	return nil
-}
-
-func (s *Store) hydrate(ctx context.Context, a address.Addr) error {
-	if err := s.respell(a); err != nil {
-		return err
-	}
-	keys, err := s.keysOf(a)
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		dir := s.boxDir(k)
-		for _, sub := range [2]string{"chatmail-uidlist.tmp", ".chatmail-uidlist.tmp"} {
-			_ = os.Remove(filepath.Join(dir, sub))
-		}
-		ix, bytes, ok := agreed(dir)
-		if !ok {
-			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			err := s.do(ctx, &op{plan: func() error {
-				b := s.box(k)
-				return s.orDrop(b, s.load(b))
-			}})
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		err := s.do(ctx, &op{plan: func() error {
-			b := s.box(k)
-			if b.known {
-				return nil // measured already
-			}
-			b.validity, b.next, b.mod, b.known = ix.validity, ix.next, max(ix.mod, 1), true
-			b.bytes, b.count, b.nlines = bytes, len(ix.live), ix.lines
-			s.opt.Used(a, bytes, int64(len(ix.live)))
-			return nil
-		}})
-		if err != nil {
-			return err
 		}
 	}
 	return nil

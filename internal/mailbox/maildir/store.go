@@ -12,6 +12,7 @@
 //	mail/.trash-<random>                              accounts being removed
 //	spool/<random>                                    bodies over 64 KiB, while needed
 //	journal/seg-<n>, journal/checkpoint               the journal (see journal.go)
+//	journal/measured                                  sizes, after a clean stop (see measured.go)
 //
 // # How a change happens
 //
@@ -152,10 +153,12 @@ type Store struct {
 
 	moves sync.RWMutex // held shared while a message file is renamed; Still takes it whole
 
-	group  task.Group
-	closed atomic.Bool
-	gate   sync.RWMutex // held shared while an operation is handed over; Close takes it whole
-	stats  counters
+	group    task.Group
+	closed   atomic.Bool
+	hydrated atomic.Bool
+	settled  bool         // the sequencer ended, and all is in its place
+	gate     sync.RWMutex // held shared while an operation is handed over; Close takes it whole
+	stats    counters
 }
 
 type syncResult struct {
@@ -174,6 +177,7 @@ type box struct {
 	next     mailbox.UID
 	mod      mailbox.ModSeq
 	planned  *mailbox.View // ahead of view by what is in flight; nil when not loaded
+	stamp    stamp         // of the measurement at the start
 
 	// The materialiser's; the sequencer's while nothing is in flight.
 	count  int   // messages
@@ -311,6 +315,12 @@ func (s *Store) Close(ctx context.Context) error {
 	err := s.group.Wait(ctx)
 	if err != nil {
 		return err
+	}
+	if s.settled && s.hydrated.Load() {
+		// Without it the next start measures all.
+		if err := s.keepMeasured(ctx); err != nil {
+			s.log.Warn("what was measured could not be kept", "err", err)
+		}
 	}
 	return s.j.close()
 }
@@ -628,7 +638,9 @@ func (s *Store) finish() {
 	}
 	if err := s.checkpointNow(); err != nil {
 		s.log.Error("the last checkpoint failed; the journal will be replayed at the next start", "err", err)
+		return
 	}
+	s.settled = true
 }
 
 // evict forgets the messages of mailboxes that nobody has looked at lately.
