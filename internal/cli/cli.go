@@ -48,8 +48,9 @@ type shell struct {
 	stateDir string
 	json     bool
 	debug    bool
-	ran      bool // the arguments were good: what fails now is not misuse
-	serving  bool // the command is run
+	blocks   [4]string // named blocks of a legacy configuration
+	ran      bool      // the arguments were good: what fails now is not misuse
+	serving  bool      // the command is run
 }
 
 // usageError is a mistake in the arguments.
@@ -59,6 +60,11 @@ type usageError struct{ error }
 func Main(args []string, in io.Reader, out, err io.Writer) int {
 	s := &shell{in: in, out: out, err: err}
 	root := s.root()
+	if len(args) == 0 && config.BinaryName() == "maddy" {
+		// The unit files of the first version start it so.
+		fmt.Fprintln(err, `Note: "maddy" alone starts the server as it always did; write "maddy run".`)
+		args = []string{"run"}
+	}
 	root.SetArgs(args)
 	c, e := root.ExecuteContextC(context.Background())
 	if e == nil {
@@ -117,8 +123,12 @@ func (s *shell) root() *cobra.Command {
 			"  madmail accounts create-random   make an account and print its login link\n" +
 			"  madmail status                   tell how the server is",
 		SilenceErrors: true, SilenceUsage: true, Version: version.Version,
-		PersistentPreRun: func(*cobra.Command, []string) { s.ran = true },
-		RunE:             s.needsCommand,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			err := s.checkBlocks()
+			s.ran = err == nil
+			return err
+		},
+		RunE: s.needsCommand,
 	}
 	root.SetOut(s.out)
 	root.SetErr(s.err)
@@ -130,6 +140,10 @@ func (s *shell) root() *cobra.Command {
 	_ = f.MarkHidden("libexec")
 	f.BoolVar(&s.json, "json", false, "machine-readable output")
 	f.BoolVar(&s.debug, "debug", false, "log debugging messages to stderr")
+	for i, b := range legacyBlocks {
+		f.StringVar(&s.blocks[i], b.flag, "", "accepted for scripts of the first version")
+		_ = f.MarkHidden(b.flag)
+	}
 	root.Flags().BoolP("version", "V", false, "print name and version")
 	root.SetHelpCommand(&cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command", Example: "  madmail help accounts ban",
@@ -147,6 +161,29 @@ func (s *shell) root() *cobra.Command {
 	root.AddCommand(s.generate()...)
 	root.AddCommand(s.federationSize(), s.cache())
 	return root
+}
+
+// legacyBlocks are the flags and variables by which scripts of the first version
+// name a block of their configuration.
+var legacyBlocks = [4]struct{ flag, env string }{
+	{"cfg-block", "MADDY_CFGBLOCK"}, {"storage-cfg-block", "MADDY_STORAGE_CFGBLOCK"}, {"auth-block", "MADDY_AUTH_CFGBLOCK"}, {"storage-block", ""},
+}
+
+// checkBlocks refuses names of blocks that were never there. All usual ones mean
+// the same: there is one database.
+func (s *shell) checkBlocks() error {
+	for i, b := range legacyBlocks {
+		name := s.blocks[i]
+		if name == "" && b.env != "" {
+			name = os.Getenv(b.env)
+		}
+		switch name {
+		case "", "local_authdb", "local_mailboxes", "blocklist", "accounts", "remote_queue":
+		default:
+			return usageError{fmt.Errorf("unknown configuration block: %s", name)}
+		}
+	}
+	return nil
 }
 
 // group is a command that only holds others.
