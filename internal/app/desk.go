@@ -48,7 +48,7 @@ func (a *App) openDesk(context.Context) error {
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
 			Facts: a.zoneFacts,
 		},
-		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Append: a.intake.Append, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
@@ -245,7 +245,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
-	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
+	r := ops.Reloaded{Reloaded: true, APIURL: a.apiURL(), Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
 		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol and max_user_send_... take effect at the next start")
 	}
@@ -321,10 +321,18 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 		return strings.Join(moved, "; "), nil
 	case len(moved) == 0 && !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !atOnce[k] }):
 		return "in effect", nil
+	case !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !unserved(k) }):
+		return "stored; this version does nothing with it", nil
 	case component || restart || rebind:
 		return "stored; it counts from the next start", nil
 	}
 	return "in effect", nil
+}
+
+// unserved reports whether a setting is only kept.
+func unserved(k settings.Key) bool {
+	e, err := settings.Lookup(string(k))
+	return err == nil && e.Unserved
 }
 
 func (a *App) apiURL() string {

@@ -224,10 +224,13 @@ func (s *shell) result(command, message string, data any, text func(io.Writer)) 
 }
 
 // call runs an operation and decodes its result into out.
-func (s *shell) call(op string, params, out any) error {
+func (s *shell) call(op string, params, out any) error { return s.callWith(op, params, nil, 0, out) }
+
+// callWith is call for an operation that reads size octets of input.
+func (s *shell) callWith(op string, params any, input io.ReadSeeker, size int64, out any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	raw, err := s.perform(ctx, op, params)
+	raw, err := s.perform(ctx, op, params, input, size)
 	if err != nil {
 		return err
 	}
@@ -252,18 +255,27 @@ func (s *shell) find() (path string, conf *config.Config, dir string) {
 }
 
 // perform runs an operation: by the server, else here under the state lock.
-func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
+func (s *shell) perform(ctx context.Context, op string, params any, input io.ReadSeeker, size int64) (json.RawMessage, error) {
 	path, conf, dir := s.find()
 	ends := time.Now().Add(patience)
 	for {
-		raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
+		if input != nil {
+			if _, err := input.Seek(0, io.SeekStart); err != nil {
+				return nil, err
+			}
+		}
+		raw, err := control.CallWith(ctx, conf.FindRuntimeDir(dir), op, params, input, size)
 		if !errors.Is(err, control.ErrNoServer) {
 			return raw, err
 		}
 		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
 			return nil, config.ErrNoState(dir)
 		}
-		raw, err = s.alone(ctx, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+		with := ctx
+		if input != nil {
+			with = ops.WithInput(ctx, input, size)
+		}
+		raw, err = s.alone(with, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
 		if !errors.Is(err, app.ErrLocked) || time.Now().After(ends) {
 			return raw, err
 		}

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -59,8 +60,10 @@ type Desk struct {
 	Exchangers *exchange.Store
 	// Keys sign what goes there.
 	Keys Keys
-	// Boxes are the mailboxes.
-	Boxes mailbox.Store
+	// Boxes are the mailboxes, and Append puts a message into one, under the rules for
+	// what clients put there.
+	Boxes  mailbox.Store
+	Append func(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error)
 	// Facts are what a doctor asks about the server.
 	Facts func(ctx context.Context) (doctor.Facts, error)
 	// Backup copies the state.
@@ -136,6 +139,7 @@ type Port struct {
 // Reloaded says what a reload did.
 type Reloaded struct {
 	Reloaded bool     `json:"reloaded"`
+	APIURL   string   `json:"api_url"`
 	Changes  []string `json:"changes,omitempty"`
 	Restart  []string `json:"restart_needed,omitempty"`
 }

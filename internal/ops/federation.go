@@ -209,6 +209,14 @@ func (d *Desk) action() string {
 	return "block"
 }
 
+// normal is a domain as rules keep it, or what was written when it is none.
+func normal(domain string) string {
+	if d, err := address.ParseDomain(domain); err == nil {
+		return d.Host()
+	}
+	return domain
+}
+
 // ruleAction is a rule and what its author thinks that it means.
 type ruleAction struct{ Domain, Action string }
 
@@ -219,12 +227,12 @@ func (d *Desk) federationRule(ctx context.Context, p ruleAction) (FederationChan
 			"change the policy first: madmail federation policy accept|reject")
 	}
 	err := d.Federation.Policy.AddRule(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Action: d.action(), Total: len(d.Federation.Policy.Rules())}, err
+	return FederationChange{Domain: normal(p.Domain), Action: d.action(), Total: len(d.Federation.Policy.Rules())}, err
 }
 
 func (d *Desk) federationRemove(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.RemoveRule(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Rules())}, err
+	return FederationChange{Domain: normal(p.Domain), Remaining: len(d.Federation.Policy.Rules())}, err
 }
 
 func (d *Desk) federationFlush(ctx context.Context, _ none) (FederationChange, error) {
@@ -288,12 +296,12 @@ func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traff
 
 func (d *Desk) dismiss(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.AddDismissal(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Total: len(d.Federation.Policy.Dismissed())}, err
+	return FederationChange{Domain: normal(p.Domain), Total: len(d.Federation.Policy.Dismissed())}, err
 }
 
 func (d *Desk) undismiss(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.RemoveDismissal(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Dismissed())}, err
+	return FederationChange{Domain: normal(p.Domain), Remaining: len(d.Federation.Policy.Dismissed())}, err
 }
 
 func (d *Desk) dismissList(context.Context, none) (Dismissals, error) {
