@@ -450,7 +450,6 @@ func (s *shell) queueRemove() *cobra.Command {
 
 func (s *shell) queuePurge() *cobra.Command {
 	var yes, bySender, byRecipient bool
-	var block string
 	c := &cobra.Command{Use: "purge [USER]", Aliases: []string{"clear"}, Short: "Remove all entries, or those of a user; senders are not told", Args: cobra.MaximumNArgs(1),
 		Example: "  madmail queue purge --yes\n  madmail queue purge spammer@example.org",
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -481,8 +480,6 @@ func (s *shell) queuePurge() *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.Flags().BoolVar(&bySender, "sender", false, "USER is the sender")
 	c.Flags().BoolVar(&byRecipient, "recipient", false, "USER is the recipient")
-	c.Flags().StringVar(&block, "cfg-block", "", "the queue's name in a configuration of version 1; there is one queue")
-	_ = c.Flags().MarkHidden("cfg-block")
 	return c
 }
 

@@ -428,25 +428,26 @@ func queueEntry(i queue.Info) QueueEntry {
 	return e
 }
 
-func (p QueueFilter) filter() (f queue.Filter, err error) {
+// filter reads what p says. A name without a domain is one of ours.
+func (d *Desk) filter(p QueueFilter) (f queue.Filter, err error) {
 	if p.Domain != "" {
 		if f.Destination, err = address.ParseDomain(p.Domain); err != nil {
 			return f, err
 		}
 	}
 	if p.Sender != "" {
-		if f.From, err = address.Parse(p.Sender); err != nil {
+		if f.From, err = d.parse(p.Sender); err != nil {
 			return f, err
 		}
 	}
 	if p.Recipient != "" {
-		f.To, err = address.Parse(p.Recipient)
+		f.To, err = d.parse(p.Recipient)
 	}
 	return f, err
 }
 
 func (d *Desk) queueList(ctx context.Context, p QueueFilter) (QueueList, error) {
-	f, err := p.filter()
+	f, err := d.filter(p)
 	if err != nil {
 		return QueueList{}, err
 	}
@@ -498,7 +499,7 @@ type QueuePurged struct {
 }
 
 func (d *Desk) queuePurge(ctx context.Context, p QueueFilter) (QueuePurged, error) {
-	f, err := p.filter()
+	f, err := d.filter(p)
 	if err != nil {
 		return QueuePurged{}, err
 	}
