@@ -275,7 +275,15 @@ func (s *shell) perform(ctx context.Context, op string, params any, input io.Rea
 		if input != nil {
 			with = ops.WithInput(ctx, input, size)
 		}
-		raw, err = s.alone(with, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+		work := func() (err error) {
+			raw, err = s.alone(with, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+			return err
+		}
+		if op == "backup" { // it reads the state and writes somewhere else
+			err = work()
+		} else {
+			err = asOwner(dir, conf.FindRuntimeDir(dir), work)
+		}
 		if !errors.Is(err, app.ErrLocked) || time.Now().After(ends) {
 			return raw, err
 		}
