@@ -49,6 +49,7 @@ func (a *App) openDesk(context.Context) error {
 			Facts: a.zoneFacts,
 		},
 		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Append: a.intake.Append, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Certificate: a.certificateFacts, CertificateChanged: a.certificateChanged,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})

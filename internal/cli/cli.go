@@ -24,7 +24,6 @@ import (
 	"golang.org/x/term"
 
 	"madmail/internal/app"
-	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/control"
 	"madmail/internal/fault"
@@ -589,24 +588,6 @@ func (s *shell) registration() *cobra.Command {
 	sub("close", "Let nobody make an account without an invitation", &no, "closed")
 	sub("status", "Tell whether registration is open", nil)
 	return c
-}
-
-func (s *shell) certificate() *cobra.Command {
-	return s.group("certificate", "Manage the TLS certificate", "  madmail certificate dev",
-		&cobra.Command{Use: "dev", Args: cobra.NoArgs, Short: "Make a self-signed pair for this machine, keeping one that is there",
-			Example: "  madmail certificate dev --state-dir data",
-			RunE: func(*cobra.Command, []string) error {
-				dir := s.stateDir
-				if dir == "" {
-					dir = "data"
-				}
-				cert, key := certs.DefaultPaths(dir)
-				_, err := certs.Open(certs.Options{Cert: cert, Key: key, Make: true, Names: []string{"127.0.0.1", "localhost"}})
-				if err != nil {
-					return err
-				}
-				return s.result("certificate dev", "", map[string]string{"cert_path": cert, "key_path": key}, func(w io.Writer) { fmt.Fprintln(w, cert) })
-			}})
 }
 
 // confirm asks on stderr; a program is never asked.

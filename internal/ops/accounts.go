@@ -39,6 +39,9 @@ type Desk struct {
 	Link func(a address.Addr, password string) string
 	// RemoveMail removes an account's mail.
 	RemoveMail func(ctx context.Context, a address.Addr) error
+	// Certificate tells where the pair is; CertificateChanged lets the server take it.
+	Certificate        func() CertificateFacts
+	CertificateChanged func() error
 	// Status tells how the server is.
 	Status func(ctx context.Context) Status
 	// Reload reads configuration and certificates anew.
@@ -217,6 +220,8 @@ type none struct{}
 func NewTable(d *Desk) Table {
 	t := make(Table)
 	Define(t, "status", "Tell how the server is", func(ctx context.Context, _ none) (Status, error) { return d.Status(ctx), nil })
+	Define(t, "certificate.status", "Show the TLS certificate", d.certificate)
+	Define(t, "certificate.self-signed", "Make a self-signed certificate", d.selfSigned)
 	Define(t, "reload", "Read configuration and certificates anew", func(ctx context.Context, _ none) (Reloaded, error) { return d.Reload(ctx) })
 	Define(t, "admin-token", "Show the token of the admin API", func(_ context.Context, p struct{ Rotate bool }) (AdminToken, error) {
 		return d.AdminToken(p.Rotate)
