@@ -246,7 +246,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
 		a.log.Warn("logging", "err", err)
 	}
-	r := ops.Reloaded{Reloaded: true, APIURL: a.apiURL(), Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
+	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
 		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol and max_user_send_... take effect at the next start")
 	}

@@ -142,7 +142,6 @@ type Port struct {
 // Reloaded says what a reload did.
 type Reloaded struct {
 	Reloaded bool     `json:"reloaded"`
-	APIURL   string   `json:"api_url"`
 	Changes  []string `json:"changes,omitempty"`
 	Restart  []string `json:"restart_needed,omitempty"`
 }

@@ -369,7 +369,7 @@ func (d *Desk) mailRemove(ctx context.Context, u User) (User, error) {
 	if err := d.Accounts.Block(ctx, a, r.Reason); err != nil {
 		return User{}, err
 	}
-	return r, d.RemoveMail(ctx, a)
+	return r, d.Boxes.RemoveAccount(ctx, a)
 }
 
 // count returns how many messages a set holds.
