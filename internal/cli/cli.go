@@ -168,8 +168,8 @@ var legacyBlocks = [4]struct{ flag, env string }{
 	{"cfg-block", "MADDY_CFGBLOCK"}, {"storage-cfg-block", "MADDY_STORAGE_CFGBLOCK"}, {"auth-block", "MADDY_AUTH_CFGBLOCK"}, {"storage-block", ""},
 }
 
-// checkBlocks refuses names of blocks that were never there. All usual ones mean
-// the same: there is one database.
+// checkBlocks refuses names of blocks that are not in the configuration, unless they
+// are usual. All mean the same: there is one database.
 func (s *shell) checkBlocks() error {
 	for i, b := range legacyBlocks {
 		name := s.blocks[i]
@@ -179,7 +179,10 @@ func (s *shell) checkBlocks() error {
 		switch name {
 		case "", "local_authdb", "local_mailboxes", "blocklist", "accounts", "remote_queue":
 		default:
-			return usageError{fmt.Errorf("unknown configuration block: %s", name)}
+			raw, err := os.ReadFile(config.FindFile(s.config, os.Getenv))
+			if err != nil || !slices.Contains(strings.Fields(string(raw)), name) {
+				return usageError{fmt.Errorf("unknown configuration block: %s", name)}
+			}
 		}
 	}
 	return nil

@@ -615,7 +615,7 @@ func (s *shell) logs() *cobra.Command {
 				m := "logging is disabled (No-Log)"
 				return s.result("logs", m, map[string]any{"enabled": false}, func(w io.Writer) { fmt.Fprintln(w, m) })
 			}
-			args := []string{"-u", "madmail", "-n", strconv.Itoa(n), "--no-pager"}
+			args := []string{"-u", config.BinaryName(), "-n", strconv.Itoa(n), "--no-pager"}
 			program := "journalctl"
 			for _, t := range targets {
 				if strings.HasPrefix(t, "/") {

@@ -247,13 +247,13 @@ func (s *shell) carryInstall(m setup.System, o setup.Options, how installing) er
 		return s.result("install", "", data, func(w io.Writer) { fmt.Fprintln(w, "Certificate:", done.Cert) })
 	}
 	data := map[string]any{
-		"installed": true, "primary_domain": done.Domain, "paths_explicit": how.explicit, "config": l.Config(), "config_path": l.Config(), "config_kept": done.ConfigKept,
+		"installed": true, "primary_domain": done.Domain, "paths_explicit": how.explicit, "config": done.Config, "config_path": done.Config, "config_kept": done.ConfigKept,
 		"state_dir": l.StateDir, "service_installed": done.Unit, "service_started": done.Started, "firewall_applied": false, "man_page": o.Man != nil, "completions": o.Bash != nil,
 	}
 	return s.result("install", "", data, func(w io.Writer) {
 		fmt.Fprintf(w, "\nInstalled for %s.\n", done.Domain)
 		if done.ConfigKept {
-			fmt.Fprintf(w, "The configuration was there and stays as it is: %s (--force replaces it)\n", l.Config())
+			fmt.Fprintf(w, "The configuration was there and stays as it is: %s\n", done.Config)
 		}
 		if how.rules || o.TURN || o.SS {
 			fmt.Fprintln(w, "\nA firewall has to let in:")

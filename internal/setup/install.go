@@ -62,6 +62,7 @@ type Installed struct {
 	Started      bool
 	TURN, SS     bool
 	Cert         string // path of a certificate that was made or given
+	Config       string
 	ConfigBackup string
 }
 
@@ -196,11 +197,14 @@ func (s System) Install(o Options) ([]Step, *Installed, error) {
 	if err := o.complete(); err != nil {
 		return nil, nil, err
 	}
+	if !o.Force {
+		o.Layout = s.found(o.Layout)
+	}
 	text := o.ConfigText()
-	if _, problems := config.Parse(o.Config(), text); len(problems) > 0 {
+	if _, problems := config.Parse("chatmail.toml", text); len(problems) > 0 {
 		return nil, nil, fault.Wrap(fault.Invalid, problems[0], "install")
 	}
-	out := &Installed{Domain: o.Domain, TURN: o.TURN, SS: o.SS, Cert: o.Cert}
+	out := &Installed{Domain: o.Domain, Config: o.Config(), TURN: o.TURN, SS: o.SS, Cert: o.Cert}
 	var steps []Step
 	step := func(text string, do func(ctx context.Context) error) { steps = append(steps, Step{text, do}) }
 	uid, gid := -1, -1

@@ -98,6 +98,8 @@ type Layout struct {
 	UnitDir   string
 	User      string
 	Group     string
+	// ConfigFile is a configuration that is there already; "" is chatmail.toml of ours.
+	ConfigFile string
 }
 
 // Fill derives what is empty from the name.
@@ -120,7 +122,21 @@ func (l Layout) Fill() Layout {
 }
 
 // Config is the path of the configuration.
-func (l Layout) Config() string { return filepath.Join(l.ConfigDir, "chatmail.toml") }
+func (l Layout) Config() string {
+	if l.ConfigFile != "" {
+		return l.ConfigFile
+	}
+	return filepath.Join(l.ConfigDir, "chatmail.toml")
+}
+
+// found returns l with the configuration of an earlier version, where there is one and
+// none of ours.
+func (s System) found(l Layout) Layout {
+	if old := filepath.Join(l.ConfigDir, l.Name+".conf"); !s.exists(l.Config()) && s.exists(old) {
+		l.ConfigFile = old
+	}
+	return l
+}
 
 // Unit is the path of the systemd unit.
 func (l Layout) Unit() string { return filepath.Join(l.UnitDir, l.Service+".service") }

@@ -224,6 +224,26 @@ func TestUninstallTakesNothingOfOthers(t *testing.T) {
 	}
 }
 
+// TestTheConfigurationOfAnEarlierVersionCounts: it is used as it is, and the unit names
+// it.
+func TestTheConfigurationOfAnEarlierVersionCounts(t *testing.T) {
+	m, dir := newMachine(t), t.TempDir()
+	o := Options{Layout: m.layout(dir), Domain: "a.example"}
+	old := filepath.Join(o.ConfigDir, "madmailtest.conf")
+	if err := errors.Join(os.MkdirAll(o.ConfigDir, 0o755), os.WriteFile(old, []byte("hostname a.example\n"), 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	steps, done, err := m.Install(o)
+	carry(t, steps, err)
+	unit, err := os.ReadFile(o.Fill().Unit())
+	if err != nil || !done.ConfigKept || done.Config != old || m.exists(filepath.Join(o.ConfigDir, "chatmail.toml")) || !strings.Contains(string(unit), " --config "+old+" run ") {
+		t.Errorf("%+v, %v, the unit is\n%s", done, err, unit)
+	}
+	if text, err := os.ReadFile(old); err != nil || string(text) != "hostname a.example\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestInstallRefusesWhatCannotWork(t *testing.T) {
 	m := newMachine(t)
 	for name, c := range map[string]struct {

@@ -34,6 +34,7 @@ func (s System) Uninstall(r Removal) ([]Step, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
+	r.Layout = s.found(r.Layout)
 	var steps []Step
 	step := func(text string, do func(ctx context.Context) error) { steps = append(steps, Step{text, do}) }
 	state := r.StateDir
@@ -106,6 +107,7 @@ func (s System) Uninstall(r Removal) ([]Step, error) {
 
 // InstallUnit writes the unit alone.
 func (s System) InstallUnit(ctx context.Context, l Layout) error {
+	l = s.found(l)
 	if err := l.check(); err != nil {
 		return err
 	}
