@@ -14,7 +14,7 @@ BINARY  = ./build/madmail
 PKG     = madmail/internal/version
 VERSION ?= $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/version/version.go)
 BUILD   ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)-$(shell date -u +%Y%m%d%H%M%S)
-LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD)
+LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD) -X $(PKG).ReleaseKey=$(RELEASE_KEY)
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # A process id outlives its process: another program may have it by now.
@@ -26,7 +26,7 @@ export DCLOGIN1 DCLOGIN2
 
 .NOTPARALLEL:
 
-.PHONY: help build build-admin-web build-with-admin-web run run-bg restart stop logs dev-certs dev-bind-cap reset-db install test race test-turn test-deltachat test-dclogin test-interop test-crash bench \
+.PHONY: help build build-admin-web build-with-admin-web run run-bg restart stop logs dev-certs dev-bind-cap reset-db sign install test race test-turn test-deltachat test-dclogin test-interop test-crash bench \
 	gen fuzz fmt fmt-check vet lint cover check dist clean
 
 help: ## list the targets
@@ -72,6 +72,9 @@ dev-bind-cap: build ## let the binary bind ports below 1024 (asks for sudo)
 reset-db: stop ## forget the accounts: remove the database, keep mail, configuration, token, certificates
 	@if $(STATUS) | grep -q '"running":true'; then echo "a server works on $(STATE_DIR): stop it first"; exit 1; fi
 	rm -f $(STATE_DIR)/credentials.db* $(STATE_DIR)/chatmail.db*
+
+sign: build ## append a signature to the binary, with KEY=release.pem; "madmail upgrade" asks for it
+	scripts/sign.sh $(KEY) $(BINARY)
 
 install: build ## install the binary into /usr/local/bin
 	install -m 0755 $(BINARY) /usr/local/bin/madmail

@@ -445,6 +445,7 @@ func (a *App) openFlows(ctx context.Context) error {
 		{Name: "flush", Every: 30 * time.Second, AtStop: true, Run: a.accounts.Flush},
 		{Name: "flush-usage", Every: 30 * time.Second, AtStop: true, Run: func(ctx context.Context) error { return a.quota.Save(ctx, a.db) }},
 		{Name: "flush-counts", Every: 30 * time.Second, AtStop: true, Run: a.totals.Flush},
+		{Name: "certificate", Every: 5 * time.Minute, Run: a.freshCertificate},
 		{Name: "measure", Every: 30 * time.Second, Limit: 25 * time.Second, Run: a.measureSome},
 		a.flushPeers(), a.pruneKeys(),
 		{Name: "forget-fetched", Every: 24 * time.Hour, Run: a.fed.boxes.Forget},
@@ -604,6 +605,34 @@ func (a *App) selfSigned() bool {
 		return makes
 	}
 	return c.IsSelfSigned()
+}
+
+// certificateFacts say where the pair is and whose it is.
+func (a *App) certificateFacts() ops.CertificateFacts {
+	o := a.certFiles()
+	f := ops.CertificateFacts{Mode: a.conf.Load().TLSMode, Domain: a.hostname(), Names: o.Names, Cert: o.Cert, Key: o.Key, Ours: o.Make}
+	if f.Mode == "" {
+		f.Mode = map[bool]string{true: "self_signed", false: "file"}[f.Ours]
+	}
+	return f
+}
+
+// certificateChanged lets the server take a new pair. Without one there is nothing
+// to do.
+func (a *App) certificateChanged() error {
+	if a.certs == nil {
+		return nil
+	}
+	return a.certs.Reload()
+}
+
+// freshCertificate takes a pair that somebody renewed.
+func (a *App) freshCertificate(context.Context) error {
+	ok, err := a.certs.Refresh()
+	if ok {
+		a.log.Info("the certificate was read again")
+	}
+	return err
 }
 
 func (a *App) certNames() []string {

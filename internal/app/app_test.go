@@ -493,7 +493,7 @@ func TestAStoredPortMovesItsListener(t *testing.T) {
 		{`{"name":"language","value":"es"}`, "nothing changes: this value counted already"},
 		{`{"name":"smtp_hostname","value":"third.example.org"}`, "in effect"},
 		{`{"name":"turn_port","value":"3479"}`, "in effect"},
-		{`{"name":"sasl_port","value":"2424"}`, "stored; it counts from the next start"},
+		{`{"name":"sasl_port","value":"2424"}`, "stored; this version does nothing with it"},
 		{`{"name":"dkim_selector","value":"x"}`, "in effect"},
 	} {
 		if got := h.must("settings.set", x.params); got["applied"] != x.want {

@@ -48,7 +48,8 @@ func (a *App) openDesk(context.Context) error {
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
 			Facts: a.zoneFacts,
 		},
-		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Append: a.intake.Append, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
+		Certificate: a.certificateFacts, CertificateChanged: a.certificateChanged,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
@@ -321,10 +322,18 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 		return strings.Join(moved, "; "), nil
 	case len(moved) == 0 && !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !atOnce[k] }):
 		return "in effect", nil
+	case !slices.ContainsFunc(p.Changed, func(k settings.Key) bool { return !unserved(k) }):
+		return "stored; this version does nothing with it", nil
 	case component || restart || rebind:
 		return "stored; it counts from the next start", nil
 	}
 	return "in effect", nil
+}
+
+// unserved reports whether a setting is only kept.
+func unserved(k settings.Key) bool {
+	e, err := settings.Lookup(string(k))
+	return err == nil && e.Unserved
 }
 
 func (a *App) apiURL() string {

@@ -40,6 +40,7 @@ func DefaultPaths(stateDir string) (cert, key string) {
 type Manager struct {
 	opt  Options
 	pair atomic.Pointer[tls.Certificate]
+	read atomic.Pointer[[2]time.Time] // when the files that were read were written
 }
 
 // Open loads the pair, or makes one. Errors are fault.Invalid and name the path.
@@ -60,6 +61,7 @@ func Open(opt Options) (*Manager, error) {
 
 // Reload reads the files anew. When that fails the old pair stays.
 func (m *Manager) Reload() error {
+	stamp := m.stamp() // before: what is written meanwhile is newer
 	pair, err := tls.LoadX509KeyPair(m.opt.Cert, m.opt.Key)
 	if err != nil {
 		err = fault.Wrap(fault.Invalid, err, "certs: "+m.opt.Cert)
@@ -74,7 +76,44 @@ func (m *Manager) Reload() error {
 		}
 	}
 	m.pair.Store(&pair)
+	m.read.Store(&stamp)
 	return nil
+}
+
+// Refresh reloads the pair when a file is newer than what was read. ok reports
+// whether it did.
+func (m *Manager) Refresh() (ok bool, err error) {
+	if m.stamp() == *m.read.Load() {
+		return false, nil
+	}
+	err = m.Reload()
+	return err == nil, err
+}
+
+// stamp tells one state of the files from another.
+func (m *Manager) stamp() (s [2]time.Time) {
+	for i, p := range []string{m.opt.Cert, m.opt.Key} {
+		if st, err := os.Stat(p); err == nil {
+			s[i] = st.ModTime()
+		}
+	}
+	return s
+}
+
+// Inspect reads a pair and returns its certificate, without keeping anything. The
+// error is fault.NotFound when a file is not there, fault.Invalid for a pair that
+// does not fit together or cannot be read.
+func Inspect(cert, key string) (leaf *x509.Certificate, selfSigned bool, err error) {
+	for _, p := range []string{cert, key} {
+		if _, err := os.Stat(p); errors.Is(err, os.ErrNotExist) {
+			return nil, false, fault.Newf(fault.NotFound, "%s is not there", p)
+		}
+	}
+	m, err := Open(Options{Cert: cert, Key: key})
+	if err != nil {
+		return nil, false, err
+	}
+	return m.Leaf(), m.IsSelfSigned(), nil
 }
 
 // Leaf returns the current certificate.

@@ -33,7 +33,7 @@ func (s *shell) backup() *cobra.Command {
 			done := make(chan struct{})
 			told := make(chan struct{})
 			go func() { defer close(told); s.tellProgress(done) }() // ends with done, which is closed below
-			raw, err := s.perform(ctx, "backup", ops.Backup{Dest: dest})
+			raw, err := s.perform(ctx, "backup", ops.Backup{Dest: dest}, nil, 0)
 			close(done)
 			<-told
 			if err != nil {

@@ -24,7 +24,6 @@ import (
 	"golang.org/x/term"
 
 	"madmail/internal/app"
-	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/control"
 	"madmail/internal/fault"
@@ -48,8 +47,9 @@ type shell struct {
 	stateDir string
 	json     bool
 	debug    bool
-	ran      bool // the arguments were good: what fails now is not misuse
-	serving  bool // the command is run
+	blocks   [4]string // named blocks of a legacy configuration
+	ran      bool      // the arguments were good: what fails now is not misuse
+	serving  bool      // the command is run
 }
 
 // usageError is a mistake in the arguments.
@@ -59,6 +59,11 @@ type usageError struct{ error }
 func Main(args []string, in io.Reader, out, err io.Writer) int {
 	s := &shell{in: in, out: out, err: err}
 	root := s.root()
+	if len(args) == 0 && config.BinaryName() == "maddy" {
+		// The unit files of the first version start it so.
+		fmt.Fprintln(err, `Note: "maddy" alone starts the server as it always did; write "maddy run".`)
+		args = []string{"run"}
+	}
 	root.SetArgs(args)
 	c, e := root.ExecuteContextC(context.Background())
 	if e == nil {
@@ -117,8 +122,12 @@ func (s *shell) root() *cobra.Command {
 			"  madmail accounts create-random   make an account and print its login link\n" +
 			"  madmail status                   tell how the server is",
 		SilenceErrors: true, SilenceUsage: true, Version: version.Version,
-		PersistentPreRun: func(*cobra.Command, []string) { s.ran = true },
-		RunE:             s.needsCommand,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			err := s.checkBlocks()
+			s.ran = err == nil
+			return err
+		},
+		RunE: s.needsCommand,
 	}
 	root.SetOut(s.out)
 	root.SetErr(s.err)
@@ -130,6 +139,10 @@ func (s *shell) root() *cobra.Command {
 	_ = f.MarkHidden("libexec")
 	f.BoolVar(&s.json, "json", false, "machine-readable output")
 	f.BoolVar(&s.debug, "debug", false, "log debugging messages to stderr")
+	for i, b := range legacyBlocks {
+		f.StringVar(&s.blocks[i], b.flag, "", "accepted for scripts of the first version")
+		_ = f.MarkHidden(b.flag)
+	}
 	root.Flags().BoolP("version", "V", false, "print name and version")
 	root.SetHelpCommand(&cobra.Command{
 		Use: "help [COMMAND]", Short: "Explain a command", Example: "  madmail help accounts ban",
@@ -145,8 +158,34 @@ func (s *shell) root() *cobra.Command {
 		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.messageSize(), s.language(), s.tasks(), s.port(), s.submissionAccess(), s.notice(), s.storage(), s.restart(), s.logs(), s.configCommand(),
 		s.doctor(), s.monitor(), s.backup(), s.restore(), s.imapAcct(), s.imapMboxes(), s.imapMsgs(), s.hash(), s.push(), s.exchanger(), s.dkim(), s.zone(), s.proxy(), s.realtime(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	root.AddCommand(s.generate()...)
-	root.AddCommand(s.federationSize(), s.cache())
+	root.AddCommand(s.federationSize(), s.cache(), s.install(), s.uninstall(), s.upgrade(), s.versions(), s.service(), s.firewall())
 	return root
+}
+
+// legacyBlocks are the flags and variables by which scripts of the first version
+// name a block of their configuration.
+var legacyBlocks = [4]struct{ flag, env string }{
+	{"cfg-block", "MADDY_CFGBLOCK"}, {"storage-cfg-block", "MADDY_STORAGE_CFGBLOCK"}, {"auth-block", "MADDY_AUTH_CFGBLOCK"}, {"storage-block", ""},
+}
+
+// checkBlocks refuses names of blocks that are not in the configuration, unless they
+// are usual. All mean the same: there is one database.
+func (s *shell) checkBlocks() error {
+	for i, b := range legacyBlocks {
+		name := s.blocks[i]
+		if name == "" && b.env != "" {
+			name = os.Getenv(b.env)
+		}
+		switch name {
+		case "", "local_authdb", "local_mailboxes", "blocklist", "accounts", "remote_queue":
+		default:
+			raw, err := os.ReadFile(config.FindFile(s.config, os.Getenv))
+			if err != nil || !slices.Contains(strings.Fields(string(raw)), name) {
+				return usageError{fmt.Errorf("unknown configuration block: %s", name)}
+			}
+		}
+	}
+	return nil
 }
 
 // group is a command that only holds others.
@@ -187,10 +226,13 @@ func (s *shell) result(command, message string, data any, text func(io.Writer)) 
 }
 
 // call runs an operation and decodes its result into out.
-func (s *shell) call(op string, params, out any) error {
+func (s *shell) call(op string, params, out any) error { return s.callWith(op, params, nil, 0, out) }
+
+// callWith is call for an operation that reads size octets of input.
+func (s *shell) callWith(op string, params any, input io.ReadSeeker, size int64, out any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	raw, err := s.perform(ctx, op, params)
+	raw, err := s.perform(ctx, op, params, input, size)
 	if err != nil {
 		return err
 	}
@@ -215,18 +257,35 @@ func (s *shell) find() (path string, conf *config.Config, dir string) {
 }
 
 // perform runs an operation: by the server, else here under the state lock.
-func (s *shell) perform(ctx context.Context, op string, params any) (json.RawMessage, error) {
+func (s *shell) perform(ctx context.Context, op string, params any, input io.ReadSeeker, size int64) (json.RawMessage, error) {
 	path, conf, dir := s.find()
 	ends := time.Now().Add(patience)
 	for {
-		raw, err := control.Call(ctx, conf.FindRuntimeDir(dir), op, params)
+		if input != nil {
+			if _, err := input.Seek(0, io.SeekStart); err != nil {
+				return nil, err
+			}
+		}
+		raw, err := control.CallWith(ctx, conf.FindRuntimeDir(dir), op, params, input, size)
 		if !errors.Is(err, control.ErrNoServer) {
 			return raw, err
 		}
 		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
 			return nil, config.ErrNoState(dir)
 		}
-		raw, err = s.alone(ctx, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+		with := ctx
+		if input != nil {
+			with = ops.WithInput(ctx, input, size)
+		}
+		work := func() (err error) {
+			raw, err = s.alone(with, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Offline: true, Stderr: s.err, Debug: s.debug}, op, params)
+			return err
+		}
+		if op == "backup" { // it reads the state and writes somewhere else
+			err = work()
+		} else {
+			err = asOwner(dir, conf.FindRuntimeDir(dir), work)
+		}
 		if !errors.Is(err, app.ErrLocked) || time.Now().After(ends) {
 			return raw, err
 		}
@@ -532,24 +591,6 @@ func (s *shell) registration() *cobra.Command {
 	sub("close", "Let nobody make an account without an invitation", &no, "closed")
 	sub("status", "Tell whether registration is open", nil)
 	return c
-}
-
-func (s *shell) certificate() *cobra.Command {
-	return s.group("certificate", "Manage the TLS certificate", "  madmail certificate dev",
-		&cobra.Command{Use: "dev", Args: cobra.NoArgs, Short: "Make a self-signed pair for this machine, keeping one that is there",
-			Example: "  madmail certificate dev --state-dir data",
-			RunE: func(*cobra.Command, []string) error {
-				dir := s.stateDir
-				if dir == "" {
-					dir = "data"
-				}
-				cert, key := certs.DefaultPaths(dir)
-				_, err := certs.Open(certs.Options{Cert: cert, Key: key, Make: true, Names: []string{"127.0.0.1", "localhost"}})
-				if err != nil {
-					return err
-				}
-				return s.result("certificate dev", "", map[string]string{"cert_path": cert, "key_path": key}, func(w io.Writer) { fmt.Fprintln(w, cert) })
-			}})
 }
 
 // confirm asks on stderr; a program is never asked.

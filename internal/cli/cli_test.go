@@ -33,12 +33,13 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"madmail": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"maddy":   func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})
 }
 
 // TestScripts plays the command line as operators and programs use it. Beside
 // testscript's own commands there are: code, config, ready, port, await, signal,
-// login, send, json and same (below).
+// login, send, message, json and same (below).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -61,7 +62,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "config": configure, "ready": ready, "signal": send, "login": login, "send": submit, "json": inJSON, "same": same, "port": port, "await": await,
+			"code": code, "config": configure, "ready": ready, "signal": send, "login": login, "send": submit, "json": inJSON, "same": same, "message": message, "port": port, "await": await,
 		},
 	})
 }
@@ -244,6 +245,14 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s: changed %v", args[0], old != sum)
 	}
 	ts.Setenv(key, sum)
+}
+
+// message FILE SIZE writes an encrypted message from alice to a file, with the line
+// ends of this system.
+func message(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.ReplaceAll(load.Message("alice@[127.0.0.1]", n), []byte("\r\n"), []byte("\n")), 0o600))
 }
 
 func commands(c *cobra.Command) (all []*cobra.Command) {

@@ -63,8 +63,12 @@ func (s *shell) accountsExport() *cobra.Command {
 	return c
 }
 
-// maxImportFile bounds a file of accounts: some two million.
-const maxImportFile = 512 << 20
+// importPart bounds the octets of accounts that go to the server at a time, and
+// importRows their number.
+const (
+	importPart = 512 << 10
+	importRows = 500
+)
 
 func (s *shell) accountsImport() *cobra.Command {
 	return &cobra.Command{Use: "import FILE", Short: "Take accounts over from another server; - reads standard input", Args: cobra.ExactArgs(1),
@@ -79,33 +83,15 @@ func (s *shell) accountsImport() *cobra.Command {
 				defer f.Close()
 				in = f
 			}
-			raw, err := io.ReadAll(io.LimitReader(in, maxImportFile+1))
-			if err != nil {
-				return fault.Wrap(fault.Invalid, err, "accounts import")
-			}
-			if len(raw) > maxImportFile {
-				return fault.New(fault.TooBig, "the file is larger than 512 MiB; split it")
-			}
-			var list []ops.Transfer
-			if err := json.Unmarshal(raw, &list); err != nil {
-				return fault.WithHint(fault.Wrap(fault.Invalid, err, "accounts import"), `the file is a list: [{"username":"a@example.org","hash":"..."}]`)
-			}
-			// In parts: each is one message to the server.
 			total := ops.Imported{Errors: []string{}}
-			for part := range slices.Chunk(list, 2000) {
-				var r ops.Imported
-				if err := s.call("accounts.import", ops.Transfers{Users: part}, &r); err != nil {
-					return err
+			if err := s.importFrom(in, &total); err != nil {
+				if total.Imported > 0 {
+					err = fault.WithHint(err, fmt.Sprintf("%d account(s) were imported before; run it again with a file that is right, they stay as they are", total.Imported))
 				}
-				total.Imported += r.Imported
-				total.Skipped += r.Skipped
-				total.Errors = append(total.Errors, r.Errors...)
-				if len(list) > 2000 && !s.json {
-					fmt.Fprintf(s.err, "%d of %d\n", total.Imported+total.Skipped+len(total.Errors), len(list))
-				}
+				return err
 			}
 			m := fmt.Sprintf("Imported %d account(s)", total.Imported)
-			err = s.result("accounts import", m, total, func(w io.Writer) {
+			err := s.result("accounts import", m, total, func(w io.Writer) {
 				fmt.Fprintf(w, "Imported: %d, skipped: %d\n", total.Imported, total.Skipped)
 				for _, e := range total.Errors {
 					fmt.Fprintln(s.err, e)
@@ -116,6 +102,57 @@ func (s *shell) accountsImport() *cobra.Command {
 			}
 			return err
 		}}
+}
+
+// importFrom reads a list of accounts row by row, and hands it on in parts: each is
+// one message to the server.
+func (s *shell) importFrom(in io.Reader, total *ops.Imported) error {
+	wrong := func(err error) error {
+		return fault.WithHint(fault.Wrap(fault.Invalid, err, "accounts import"), `the file is a list: [{"username":"a@example.org","hash":"..."}]`)
+	}
+	rows := json.NewDecoder(in)
+	if t, err := rows.Token(); err != nil {
+		return wrong(err)
+	} else if t != json.Delim('[') {
+		return wrong(errors.New("no list"))
+	}
+	var part []ops.Transfer
+	octets := 0
+	flush := func() error {
+		if len(part) == 0 {
+			return nil
+		}
+		var r ops.Imported
+		if err := s.call("accounts.import", ops.Transfers{Users: part}, &r); err != nil {
+			return err
+		}
+		total.Imported += r.Imported
+		total.Skipped += r.Skipped
+		total.Errors = append(total.Errors, r.Errors...)
+		part, octets = part[:0], 0
+		return nil
+	}
+	for rows.More() {
+		from := rows.InputOffset()
+		var t ops.Transfer
+		if err := rows.Decode(&t); err != nil {
+			return errors.Join(wrong(err), flush())
+		}
+		n := int(rows.InputOffset() - from)
+		if n > importPart {
+			return wrong(errors.New("a row is too long"))
+		}
+		if len(part) == importRows || octets+n > importPart {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		part, octets = append(part, t), octets+n
+	}
+	if _, err := rows.Token(); err != nil {
+		return errors.Join(wrong(err), flush())
+	}
+	return flush()
 }
 
 func (s *shell) accountsDeleteAll() *cobra.Command {
@@ -208,7 +245,7 @@ func (s *shell) accountsQuota(path string) *cobra.Command {
 			}
 			return show(path+" get", "", q)
 		}}
-	status := &cobra.Command{Use: "status", Aliases: []string{"list"}, Short: "Show what all store, and the default limit", Args: cobra.NoArgs, Example: "  madmail " + path + " status",
+	status := &cobra.Command{Use: "status", Short: "Show what all store, and the default limit", Args: cobra.NoArgs, Example: "  madmail " + path + " status",
 		RunE: func(*cobra.Command, []string) error {
 			var q ops.QuotaStatus
 			if err := s.call("quota.status", nil, &q); err != nil {
@@ -218,10 +255,28 @@ func (s *shell) accountsQuota(path string) *cobra.Command {
 				fmt.Fprintf(w, "Accounts: %d\nStored: %s\nDefault limit: %s\n", q.Accounts, units.FormatSize(q.TotalBytes), quotaText(q.DefaultBytes))
 			})
 		}}
+	list := &cobra.Command{Use: "list", Short: "List what each account stores and may store", Args: cobra.NoArgs, Example: "  madmail " + path + " list",
+		RunE: func(*cobra.Command, []string) error {
+			var r struct {
+				Accounts []ops.AccountInfo `json:"accounts"`
+			}
+			if err := s.call("accounts.list", nil, &r); err != nil {
+				return err
+			}
+			rows := make([]ops.Quota, len(r.Accounts))
+			for i, a := range r.Accounts {
+				rows[i] = ops.Quota{Username: a.Username, UsedBytes: a.UsedBytes, MaxBytes: a.MaxBytes, IsDefault: a.IsDefaultQuota}
+			}
+			return s.result(path+" list", "", map[string]any{"quotas": rows}, func(w io.Writer) {
+				for _, q := range rows {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", q.Username, units.FormatSize(q.UsedBytes), quotaText(q.MaxBytes))
+				}
+			})
+		}}
 	return s.group("quota", "Show and change how much an account may store", "  madmail "+path+" get alice\n  madmail "+path+" set alice 2G", get,
 		set("set USER SIZE", "Limit an account; SIZE is none for no limit", "", func(a []string) (int64, error) { return quotaSize(a[1]) }, cobra.ExactArgs(2), "alice 2G"),
 		set("reset USER", "Let the default count for an account", "", func([]string) (int64, error) { return 0, nil }, cobra.ExactArgs(1), "alice"),
-		set("set-default SIZE", "Limit all accounts that have no limit of their own", "*", func(a []string) (int64, error) { return quotaSize(a[0]) }, cobra.ExactArgs(1), "1G"), status)
+		set("set-default SIZE", "Limit all accounts that have no limit of their own", "*", func(a []string) (int64, error) { return quotaSize(a[0]) }, cobra.ExactArgs(1), "1G"), status, list)
 }
 
 // messageSize shows and changes the largest message.
@@ -560,7 +615,7 @@ func (s *shell) logs() *cobra.Command {
 				m := "logging is disabled (No-Log)"
 				return s.result("logs", m, map[string]any{"enabled": false}, func(w io.Writer) { fmt.Fprintln(w, m) })
 			}
-			args := []string{"-u", "madmail", "-n", strconv.Itoa(n), "--no-pager"}
+			args := []string{"-u", config.BinaryName(), "-n", strconv.Itoa(n), "--no-pager"}
 			program := "journalctl"
 			for _, t := range targets {
 				if strings.HasPrefix(t, "/") {

@@ -44,8 +44,8 @@ func (s *shell) federationRule(action string) *cobra.Command {
 			if err := s.call("federation.rule", map[string]string{"Domain": args[0], "Action": action}, &r); err != nil {
 				return err
 			}
-			m := fmt.Sprintf("'%s' added to rules. Currently %s %d total domain(s).", args[0], map[string]string{"block": "blocking", "allow": "trusting"}[r.Action], r.Total)
-			return s.result("federation "+action, m, map[string]any{"domain": args[0], "action": r.Action, "total": r.Total},
+			m := fmt.Sprintf("'%s' added to rules. Currently %s %d total domain(s).", r.Domain, map[string]string{"block": "blocking", "allow": "trusting"}[r.Action], r.Total)
+			return s.result("federation "+action, m, map[string]any{"domain": r.Domain, "action": r.Action, "total": r.Total},
 				func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
 		}}
 	c.Flags().StringVar(&only, "transport", "", "only by https, http or smtp")
@@ -106,8 +106,8 @@ func (s *shell) federationRemove() *cobra.Command {
 			if err := s.call("federation.remove", ops.DomainName{Domain: args[0]}, &r); err != nil {
 				return err
 			}
-			m := fmt.Sprintf("Removed '%s' from rules. %d remaining.", args[0], r.Remaining)
-			return s.result("federation remove", m, map[string]any{"domain": args[0], "remaining": r.Remaining}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
+			m := fmt.Sprintf("Removed '%s' from rules. %d remaining.", r.Domain, r.Remaining)
+			return s.result("federation remove", m, map[string]any{"domain": r.Domain, "remaining": r.Remaining}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
 		}}
 	c.Flags().StringVar(&only, "transport", "", "what was said about https, http or smtp")
 	return c
@@ -203,8 +203,8 @@ func (s *shell) federationDismiss() *cobra.Command {
 			if err := s.call("federation.dismiss", ops.DomainName{Domain: args[0]}, &r); err != nil {
 				return err
 			}
-			m := fmt.Sprintf("'%s' added to silent dismiss. Currently dismissing %d domain(s).", args[0], r.Total)
-			return s.result("federation dismiss", m, map[string]any{"domain": args[0], "total": r.Total}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
+			m := fmt.Sprintf("'%s' added to silent dismiss. Currently dismissing %d domain(s).", r.Domain, r.Total)
+			return s.result("federation dismiss", m, map[string]any{"domain": r.Domain, "total": r.Total}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
 		}}
 }
 
@@ -215,8 +215,8 @@ func (s *shell) federationUndismiss() *cobra.Command {
 			if err := s.call("federation.undismiss", ops.DomainName{Domain: args[0]}, &r); err != nil {
 				return err
 			}
-			m := fmt.Sprintf("Removed '%s' from silent dismiss. %d remaining.", args[0], r.Remaining)
-			return s.result("federation undismiss", m, map[string]any{"domain": args[0], "remaining": r.Remaining}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
+			m := fmt.Sprintf("Removed '%s' from silent dismiss. %d remaining.", r.Domain, r.Remaining)
+			return s.result("federation undismiss", m, map[string]any{"domain": r.Domain, "remaining": r.Remaining}, func(w io.Writer) { fmt.Fprintln(w, "Success:", m) })
 		}}
 }
 
@@ -450,7 +450,6 @@ func (s *shell) queueRemove() *cobra.Command {
 
 func (s *shell) queuePurge() *cobra.Command {
 	var yes, bySender, byRecipient bool
-	var block string
 	c := &cobra.Command{Use: "purge [USER]", Aliases: []string{"clear"}, Short: "Remove all entries, or those of a user; senders are not told", Args: cobra.MaximumNArgs(1),
 		Example: "  madmail queue purge --yes\n  madmail queue purge spammer@example.org",
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -481,8 +480,6 @@ func (s *shell) queuePurge() *cobra.Command {
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	c.Flags().BoolVar(&bySender, "sender", false, "USER is the sender")
 	c.Flags().BoolVar(&byRecipient, "recipient", false, "USER is the recipient")
-	c.Flags().StringVar(&block, "cfg-block", "", "the queue's name in a configuration of version 1; there is one queue")
-	_ = c.Flags().MarkHidden("cfg-block")
 	return c
 }
 
@@ -559,19 +556,28 @@ func (s *shell) openrelay() *cobra.Command {
 			}
 			allowed := x.Value == "true"
 			var stored any
-			override := "nothing"
 			if x.IsSet {
-				stored, override = x.Stored == "true", x.Stored
+				stored = x.Stored == "true"
 			}
-			return s.result("openrelay status", "", map[string]any{"allowed": allowed, "file_default": x.Default == "true", "db_override": stored, "reload_required": false}, func(w io.Writer) {
-				fmt.Fprintf(w, "Open relay: %v\nDefault: %s\nStored: %s\n", allowed, x.Default, override)
+			return s.result("openrelay status", "", map[string]any{"allowed": allowed, "file_default": fileValue(x), "db_override": stored, "reload_required": false}, func(w io.Writer) {
+				word := map[bool]string{true: "allowed", false: "off"}
+				override := "none"
+				if x.IsSet {
+					override = word[x.Stored == "true"]
+				}
+				fmt.Fprintf(w, "Open relay: %s\nFile or default: %s\nStored override: %s\n", word[allowed], word[fileValue(x)], override)
 				if allowed {
 					fmt.Fprintln(w, "Spammers find such servers within days: madmail openrelay disable")
+				} else {
+					fmt.Fprintln(w, "Users who log in can send to other domains in any case.")
 				}
 			})
 		}}
 	return s.group("openrelay", "Let strangers send to other domains through this server, or not", "  madmail openrelay status",
 		status, set("enable", "Let anybody send to anybody through this server", "true"), set("disable", "Take mail from strangers for our own users only", "false"))
 }
+
+// fileValue is what would count without a stored value.
+func fileValue(x ops.Setting) bool { return x.Unstored == "true" }
 
 const openRelayKey = "__ALLOW_INBOUND_REMOTE_RCPT__"

@@ -16,6 +16,7 @@ import (
 	"madmail/internal/adminrpc"
 	"madmail/internal/metrics"
 	"madmail/internal/settings"
+	"madmail/internal/setup"
 )
 
 var update = flag.Bool("update", false, "write the reference anew")
@@ -222,6 +223,7 @@ func TestTheReferenceIsThatOfTheTables(t *testing.T) {
 	for file, want := range map[string]string{
 		"../../docs/reference/commands.md": commandReference(), "../../docs/reference/settings.md": settingReference(),
 		"../../docs/reference/admin-api.md": apiReference(), "../../docs/reference/metrics.md": metricReference(), "../../dist/grafana/madmail.json": dashboard(t), "../../dist/madmail.1": man.String(),
+		"../../dist/madmail.service": string(setup.Layout{Name: "madmail"}.Fill().UnitText()),
 	} {
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

@@ -92,6 +92,9 @@ func (s *shell) settingsExplain() *cobra.Command {
 				fmt.Fprintln(w, "Form:", strings.Join(append([]string{x.Kind}, x.Values...), " "))
 				fmt.Fprintln(w, "A change counts:", map[string]string{
 					"live": "at once", "component": "when its service is told", "rebind": "at once, on new sockets", "restart": "after a restart"}[x.When])
+				if x.Unserved {
+					fmt.Fprintln(w, "This version keeps it and does nothing with it.")
+				}
 				if x.Env != "" {
 					fmt.Fprintln(w, "Beaten by the environment:", x.Env)
 				}

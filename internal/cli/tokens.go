@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -72,6 +73,9 @@ func (s *shell) tokenList() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%-26s %5s %8s %7s %-9s %s\n%s\n", "TOKEN", "MAX", "CONSUMED", "PENDING", "STATUS", "COMMENT", strings.Repeat("-", 90))
 				for _, t := range r.Tokens {
+					if len(t.Token) > 26 {
+						t.Token = t.Token[:23] + "..."
+					}
 					fmt.Fprintf(w, "%-26s %5d %8d %7d %-9s %s\n", t.Token, t.MaxUses, t.Used, t.Pending, t.Status, t.Comment)
 				}
 			})
@@ -88,6 +92,15 @@ func (s *shell) tokenStatus() *cobra.Command {
 			return s.result("registration-tokens status", "", t, func(w io.Writer) {
 				fmt.Fprintf(w, "Token: %s\nStatus: %s\nMax Uses: %d\nConsumed: %d\nPending: %d\nAvailable: %d\nComment: %s\nCreated At: %s\nExpires At: %s\n",
 					t.Token, t.Status, t.MaxUses, t.Used, t.Pending, t.Available, t.Comment, t.CreatedAt, never(t.ExpiresAt))
+				if t.ExpiresAt != nil {
+					if at, err := time.Parse(time.RFC3339, *t.ExpiresAt); err == nil {
+						if left := time.Until(at); left > 0 {
+							fmt.Fprintf(w, "Expires In: %dm\n", int64(left/time.Minute))
+						} else {
+							fmt.Fprintf(w, "Expired: %dm ago\n", int64(-left/time.Minute))
+						}
+					}
+				}
 				if len(t.Holders) > 0 {
 					fmt.Fprintf(w, "Pending Accounts (%d):\n", len(t.Holders))
 					for _, h := range t.Holders {

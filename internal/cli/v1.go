@@ -170,8 +170,9 @@ func (s *shell) imapAcct() *cobra.Command {
 			m := fmt.Sprintf("Removed %d account(s).", o.Deleted)
 			return s.result("imap-acct prune-unused", m, o, func(w io.Writer) { fmt.Fprintln(w, m) })
 		}}
+	unused.Flags().BoolP("yes", "y", false, "accepted; nothing is asked")
 	return s.group("imap-acct", "Mailbox tools of the first version, for whole accounts", "  madmail imap-acct list\n  madmail imap-acct purge-read 30d",
-		renamed(s.accountsList(), "list", "imap-acct list"), s.accountsQuota("imap-acct quota"), s.imapStat(), unused,
+		renamed(s.accountsList(), "list", "imap-acct list"), s.imapCreate(), s.imapRemove(), s.accountsQuota("imap-acct quota"), s.imapStat(), s.imapAppendLimit(), unused,
 		purge("purge-msgs USER", "Remove all messages of an account", "all", cobra.ExactArgs(1), func(a []string) ops.Purge { return ops.Purge{Username: a[0]} }, "purge-msgs alice"),
 		purge("purge-all", "Remove all messages of all accounts", "all", cobra.NoArgs, func([]string) ops.Purge { return ops.Purge{} }, "purge-all"),
 		purge("purge-read [DURATION]", "Remove the messages that were read, of all accounts", "read", cobra.MaximumNArgs(1), func(a []string) ops.Purge { return ops.Purge{Older: first(a)} }, "purge-read 30d"),
@@ -246,7 +247,7 @@ func (s *shell) imapMsgs() *cobra.Command {
 	}
 	list := &cobra.Command{Use: "list USER MAILBOX [SET]", Short: "List messages: number, UID, time, size, flags", Args: cobra.RangeArgs(2, 3), Example: "  madmail imap-msgs list alice INBOX 1:20",
 		RunE: func(_ *cobra.Command, a []string) error {
-			p := ops.MessageSet{Username: a[0], Mailbox: a[1], Set: "1:*", UID: byUID}
+			p := ops.MessageSet{Username: a[0], Mailbox: a[1], Set: "1:*", UID: byUID, Full: full}
 			if len(a) > 2 {
 				p.Set = a[2]
 			}
@@ -259,10 +260,15 @@ func (s *shell) imapMsgs() *cobra.Command {
 			return s.result("imap-msgs list", "", r, func(w io.Writer) {
 				for _, m := range r.Messages {
 					fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%s\n", m.Number, m.UID, m.Received, m.Size, strings.Join(m.Flags, " "))
+					for _, f := range []string{"From", "To", "Subject", "Date", "Message-ID"} {
+						if v, ok := m.Header[f]; ok {
+							fmt.Fprintf(w, "\t%s: %s\n", f, oneLine(v))
+						}
+					}
 				}
 			})
 		}}
-	list.Flags().BoolVarP(&full, "full", "f", false, "as earlier versions called it")
+	list.Flags().BoolVarP(&full, "full", "f", false, "also sender, recipient, subject and date of each")
 	flags := func(use, short, mode string) *cobra.Command {
 		word := strings.Fields(use)[0]
 		return uidFlag(&cobra.Command{Use: use, Short: short, Args: cobra.MinimumNArgs(4), Example: "  madmail imap-msgs " + word + " alice INBOX 1:* \\\\Seen",
@@ -296,7 +302,7 @@ func (s *shell) imapMsgs() *cobra.Command {
 			return s.touched("imap-msgs remove", r)
 		}})
 	remove.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	return s.group("imap-msgs", "Mailbox tools of the first version, for messages", "  madmail imap-msgs list alice INBOX", uidFlag(list),
+	return s.group("imap-msgs", "Mailbox tools of the first version, for messages", "  madmail imap-msgs list alice INBOX", uidFlag(list), s.imapAdd(), uidFlag(s.imapDump(&byUID)),
 		flags("add-flags USER MAILBOX SET FLAG...", "Set flags, and leave the others", "add"), flags("rem-flags USER MAILBOX SET FLAG...", "Take flags away", "remove"),
 		flags("set-flags USER MAILBOX SET FLAG...", "Set flags, and no others", "set"), remove, to("copy", "Copy messages to another mailbox"), to("move", "Move messages to another mailbox"))
 }

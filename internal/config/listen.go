@@ -263,7 +263,7 @@ func FindFile(flag string, env func(string) string) string {
 			return p
 		}
 	}
-	name := binaryName()
+	name := BinaryName()
 	for _, p := range []string{
 		"data/chatmail.toml", "/etc/" + name + "/chatmail.toml", "/etc/" + name + "/" + name + ".conf",
 		"/etc/madmail/madmail.conf", "/etc/maddy/maddy.conf",
@@ -275,8 +275,8 @@ func FindFile(flag string, env func(string) string) string {
 	return "data/chatmail.toml"
 }
 
-// binaryName is the base name of the running program: paths derive from it.
-func binaryName() string {
+// BinaryName is the base name of the running program, from which paths derive.
+func BinaryName() string {
 	if exe, err := os.Executable(); err == nil {
 		return filepath.Base(exe)
 	}
@@ -296,7 +296,7 @@ func (c *Config) FindStateDir(flag string, env func(string) string) string {
 			return "data"
 		}
 	}
-	for _, d := range []string{"/var/lib/" + binaryName(), "/var/lib/madmail", "/var/lib/maddy"} {
+	for _, d := range []string{"/var/lib/" + BinaryName(), "/var/lib/madmail", "/var/lib/maddy"} {
 		if f, err := os.Open(d); err == nil { // it may be entered
 			st, err := f.Stat()
 			f.Close()
@@ -314,7 +314,7 @@ func (c *Config) FindRuntimeDir(stateDir string) string {
 		return c.RuntimeDir
 	}
 	if strings.HasPrefix(stateDir, "/var/lib/") {
-		return "/run/" + binaryName()
+		return "/run/" + BinaryName()
 	}
 	return filepath.Join(stateDir, "run")
 }

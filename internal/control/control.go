@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"madmail/internal/fault"
+	"madmail/internal/ops"
 	"madmail/internal/task"
 )
 
@@ -34,9 +35,11 @@ type Runner interface {
 	Run(ctx context.Context, name string, params json.RawMessage) (any, error)
 }
 
+// request is one line. Input octets follow it.
 type request struct {
 	Op     string          `json:"op"`
 	Params json.RawMessage `json:"params,omitempty"`
+	Input  int64           `json:"input,omitempty"`
 }
 
 type answer struct {
@@ -125,14 +128,29 @@ func (s *Server) serve(conn net.Conn) {
 	defer cancel()
 	var req request
 	var a answer
-	if err := json.NewDecoder(io.LimitReader(conn, maxRequest)).Decode(&req); err != nil {
+	line := json.NewDecoder(io.LimitReader(conn, maxRequest))
+	if err := line.Decode(&req); err != nil {
 		a.Error, a.Kind = "malformed or too big request", fault.Invalid
+	} else if ctx, err = withInput(ctx, req.Input, line.Buffered(), conn); err != nil {
+		a = refused(err)
 	} else if v, err := s.runner.Run(ctx, req.Op, req.Params); err != nil {
 		a = refused(err)
 	} else if a.Data, err = json.Marshal(v); err != nil {
 		a = refused(err)
 	}
 	_ = json.NewEncoder(conn).Encode(a)
+}
+
+// withInput lets an action read the octets behind the request's line.
+func withInput(ctx context.Context, n int64, read, rest io.Reader) (context.Context, error) {
+	if n <= 0 {
+		return ctx, nil
+	}
+	r := io.MultiReader(read, rest)
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil { // the end of the line
+		return ctx, fault.Wrap(fault.Invalid, err, "control: read the input")
+	}
+	return ops.WithInput(ctx, r, n), nil
 }
 
 func refused(err error) answer {
@@ -172,6 +190,12 @@ func Answers(ctx context.Context, dir string) bool {
 // it, fault.Invalid for a request of more than 1 MiB, fault.Busy when the
 // server ends before it answers; else what the action returned, with its kind.
 func Call(ctx context.Context, dir, op string, params any) (json.RawMessage, error) {
+	return CallWith(ctx, dir, op, params, nil, 0)
+}
+
+// CallWith is Call for an action that reads size octets of input, which may be
+// more than a request.
+func CallWith(ctx context.Context, dir, op string, params any, input io.Reader, size int64) (json.RawMessage, error) {
 	raw, err := json.Marshal(params)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err, "control")
@@ -192,7 +216,10 @@ func Call(ctx context.Context, dir, op string, params any) (json.RawMessage, err
 		_ = conn.SetDeadline(dl)
 	}
 	// A server that is full answers before it has read anything.
-	werr := json.NewEncoder(conn).Encode(request{op, raw})
+	werr := json.NewEncoder(conn).Encode(request{op, raw, size})
+	if werr == nil && size > 0 {
+		_, werr = io.CopyN(conn, input, size)
+	}
 	var a answer
 	if err := json.NewDecoder(conn).Decode(&a); err != nil {
 		return nil, fault.Wrap(fault.Busy, errors.Join(werr, err), "control: the server gave no answer")

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -38,6 +39,9 @@ type Desk struct {
 	Link func(a address.Addr, password string) string
 	// RemoveMail removes an account's mail.
 	RemoveMail func(ctx context.Context, a address.Addr) error
+	// Certificate tells where the pair is; CertificateChanged lets the server take it.
+	Certificate        func() CertificateFacts
+	CertificateChanged func() error
 	// Status tells how the server is.
 	Status func(ctx context.Context) Status
 	// Reload reads configuration and certificates anew.
@@ -59,8 +63,10 @@ type Desk struct {
 	Exchangers *exchange.Store
 	// Keys sign what goes there.
 	Keys Keys
-	// Boxes are the mailboxes.
-	Boxes mailbox.Store
+	// Boxes are the mailboxes, and Append puts a message into one, under the rules for
+	// what clients put there.
+	Boxes  mailbox.Store
+	Append func(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Placed, error)
 	// Facts are what a doctor asks about the server.
 	Facts func(ctx context.Context) (doctor.Facts, error)
 	// Backup copies the state.
@@ -213,6 +219,8 @@ type none struct{}
 func NewTable(d *Desk) Table {
 	t := make(Table)
 	Define(t, "status", "Tell how the server is", func(ctx context.Context, _ none) (Status, error) { return d.Status(ctx), nil })
+	Define(t, "certificate.status", "Show the TLS certificate", d.certificate)
+	Define(t, "certificate.self-signed", "Make a self-signed certificate", d.selfSigned)
 	Define(t, "reload", "Read configuration and certificates anew", func(ctx context.Context, _ none) (Reloaded, error) { return d.Reload(ctx) })
 	Define(t, "admin-token", "Show the token of the admin API", func(_ context.Context, p struct{ Rotate bool }) (AdminToken, error) {
 		return d.AdminToken(p.Rotate)

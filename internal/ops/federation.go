@@ -209,6 +209,14 @@ func (d *Desk) action() string {
 	return "block"
 }
 
+// normal is a domain as rules keep it, or what was written when it is none.
+func normal(domain string) string {
+	if d, err := address.ParseDomain(domain); err == nil {
+		return d.Host()
+	}
+	return domain
+}
+
 // ruleAction is a rule and what its author thinks that it means.
 type ruleAction struct{ Domain, Action string }
 
@@ -219,12 +227,12 @@ func (d *Desk) federationRule(ctx context.Context, p ruleAction) (FederationChan
 			"change the policy first: madmail federation policy accept|reject")
 	}
 	err := d.Federation.Policy.AddRule(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Action: d.action(), Total: len(d.Federation.Policy.Rules())}, err
+	return FederationChange{Domain: normal(p.Domain), Action: d.action(), Total: len(d.Federation.Policy.Rules())}, err
 }
 
 func (d *Desk) federationRemove(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.RemoveRule(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Rules())}, err
+	return FederationChange{Domain: normal(p.Domain), Remaining: len(d.Federation.Policy.Rules())}, err
 }
 
 func (d *Desk) federationFlush(ctx context.Context, _ none) (FederationChange, error) {
@@ -288,12 +296,12 @@ func (d *Desk) federationStatus(ctx context.Context, _ none) (map[string][]Traff
 
 func (d *Desk) dismiss(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.AddDismissal(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Total: len(d.Federation.Policy.Dismissed())}, err
+	return FederationChange{Domain: normal(p.Domain), Total: len(d.Federation.Policy.Dismissed())}, err
 }
 
 func (d *Desk) undismiss(ctx context.Context, p DomainName) (FederationChange, error) {
 	err := d.Federation.Policy.RemoveDismissal(ctx, p.Domain)
-	return FederationChange{Domain: p.Domain, Remaining: len(d.Federation.Policy.Dismissed())}, err
+	return FederationChange{Domain: normal(p.Domain), Remaining: len(d.Federation.Policy.Dismissed())}, err
 }
 
 func (d *Desk) dismissList(context.Context, none) (Dismissals, error) {
@@ -420,25 +428,26 @@ func queueEntry(i queue.Info) QueueEntry {
 	return e
 }
 
-func (p QueueFilter) filter() (f queue.Filter, err error) {
+// filter reads what p says. A name without a domain is one of ours.
+func (d *Desk) filter(p QueueFilter) (f queue.Filter, err error) {
 	if p.Domain != "" {
 		if f.Destination, err = address.ParseDomain(p.Domain); err != nil {
 			return f, err
 		}
 	}
 	if p.Sender != "" {
-		if f.From, err = address.Parse(p.Sender); err != nil {
+		if f.From, err = d.parse(p.Sender); err != nil {
 			return f, err
 		}
 	}
 	if p.Recipient != "" {
-		f.To, err = address.Parse(p.Recipient)
+		f.To, err = d.parse(p.Recipient)
 	}
 	return f, err
 }
 
 func (d *Desk) queueList(ctx context.Context, p QueueFilter) (QueueList, error) {
-	f, err := p.filter()
+	f, err := d.filter(p)
 	if err != nil {
 		return QueueList{}, err
 	}
@@ -490,7 +499,7 @@ type QueuePurged struct {
 }
 
 func (d *Desk) queuePurge(ctx context.Context, p QueueFilter) (QueuePurged, error) {
-	f, err := p.filter()
+	f, err := d.filter(p)
 	if err != nil {
 		return QueuePurged{}, err
 	}

@@ -2,6 +2,8 @@ package ops
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
+	"madmail/internal/message"
 )
 
 // Mailbox is one of an account's.
@@ -36,6 +39,7 @@ type MessageSet struct {
 	Mailbox  string   `json:"mailbox"`
 	Set      string   `json:"set"`
 	UID      bool     `json:"uid,omitempty"`
+	Full     bool     `json:"full,omitempty"`   // of list: some fields of the header
 	Target   string   `json:"target,omitempty"` // of copy and move
 	Mode     string   `json:"mode,omitempty"`   // of flags: add, remove or set
 	Flags    []string `json:"flags,omitempty"`
@@ -48,6 +52,47 @@ type MessageInfo struct {
 	Size     int64    `json:"size"`
 	Received string   `json:"received"` // RFC 3339
 	Flags    []string `json:"flags"`
+	// Header is the fields that people look for, with Full only.
+	Header map[string]string `json:"header,omitempty"`
+}
+
+// MessageAdd says where a message goes. The message itself is the input.
+type MessageAdd struct {
+	Username string   `json:"username"`
+	Mailbox  string   `json:"mailbox"`
+	Flags    []string `json:"flags,omitempty"`
+	Received string   `json:"received,omitempty"` // RFC 3339; "" is now
+}
+
+// Added is a new message.
+type Added struct {
+	UID         uint32 `json:"uid"`
+	UIDValidity uint32 `json:"uid_validity"`
+}
+
+// MessagePart asks for a part of the content of one message.
+type MessagePart struct {
+	Username string `json:"username"`
+	Mailbox  string `json:"mailbox"`
+	UID      uint32 `json:"uid"`
+	Offset   int64  `json:"offset"`
+}
+
+// MessageData is a part of a message; the next one begins at Next, 0 for none.
+type MessageData struct {
+	Data []byte `json:"data"`
+	Size int64  `json:"size"` // of the message
+	Next int64  `json:"next"`
+}
+
+// Furnish names the mailboxes that an account is to have. "" leaves one out.
+type Furnish struct {
+	Username string `json:"username"`
+	Sent     string `json:"sent,omitempty"`
+	Trash    string `json:"trash,omitempty"`
+	Junk     string `json:"junk,omitempty"`
+	Drafts   string `json:"drafts,omitempty"`
+	Archive  string `json:"archive,omitempty"`
 }
 
 // Changed says how many messages a change was about.
@@ -60,6 +105,10 @@ func (d *Desk) defineMailboxes(t Table) {
 	Define(t, "mailboxes.create", "Make a mailbox", d.mailboxCreate)
 	Define(t, "mailboxes.remove", "Remove a mailbox with its messages", d.mailboxRemove)
 	Define(t, "mailboxes.rename", "Rename a mailbox and those below it", d.mailboxRename)
+	Define(t, "mailboxes.furnish", "Make the usual mailboxes of an account", d.furnish)
+	Define(t, "mail.remove", "Remove the mail of an account and block its name", d.mailRemove)
+	Define(t, "messages.add", "Put a message into a mailbox", d.messageAdd)
+	Define(t, "messages.read", "Read a part of a message", d.messageRead)
 	Define(t, "messages.list", "List messages without their content", d.messages)
 	Define(t, "messages.flags", "Change the flags of messages", d.messageFlags)
 	Define(t, "messages.copy", "Copy messages to another mailbox", d.messageCopy)
@@ -196,7 +245,7 @@ var systemFlags = []struct {
 }{{`\Seen`, mailbox.Seen}, {`\Answered`, mailbox.Answered}, {`\Flagged`, mailbox.Flagged}, {`\Deleted`, mailbox.Deleted}, {`\Draft`, mailbox.Draft}}
 
 func (d *Desk) messages(ctx context.Context, p MessageSet) (map[string][]MessageInfo, error) {
-	_, v, set, err := d.picked(ctx, p)
+	b, v, set, err := d.picked(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +260,116 @@ func (d *Desk) messages(ctx context.Context, p MessageSet) (map[string][]Message
 		x.Flags = append(x.Flags, m.Keywords...)
 		list = append(list, x)
 	})
+	for i := range list {
+		if !p.Full {
+			break
+		}
+		if list[i].Header, err = d.header(ctx, b, mailbox.UID(list[i].UID)); err != nil {
+			return nil, err
+		}
+	}
 	return map[string][]MessageInfo{"messages": list}, nil
+}
+
+// header returns the fields of a message that people look for.
+func (d *Desk) header(ctx context.Context, b mailbox.Box, uid mailbox.UID) (map[string]string, error) {
+	raw, err := d.Boxes.Head(ctx, b, uid)
+	if err != nil {
+		return nil, err
+	}
+	fields := make(map[string]string)
+	h := message.ScanHeader(raw)
+	for _, name := range []string{"From", "To", "Subject", "Date", "Message-ID"} {
+		if v, ok := h.Get(name); ok {
+			fields[name] = v
+		}
+	}
+	return fields, nil
+}
+
+func (d *Desk) messageAdd(ctx context.Context, p MessageAdd) (Added, error) {
+	b, err := d.box(MailboxChange{Username: p.Username, Name: p.Mailbox})
+	if err != nil {
+		return Added{}, err
+	}
+	t := mailbox.Target{Box: b}
+	if t.Flags, t.Keywords, err = flagsOf(p.Flags); err != nil {
+		return Added{}, err
+	}
+	if p.Received != "" {
+		if t.Internal, err = time.Parse(time.RFC3339, p.Received); err != nil {
+			return Added{}, fault.WithHint(fault.Newf(fault.Invalid, "%.40q is not a time", p.Received), `write "2026-01-31T12:00:00Z"`)
+		}
+	}
+	r, size, err := inputOf(ctx)
+	if err != nil {
+		return Added{}, err
+	}
+	placed, err := d.Append(ctx, t, r, size)
+	if err == nil {
+		err = placed.Err
+	}
+	return Added{uint32(placed.UID), placed.UIDValidity}, err
+}
+
+// partSize is how much of a message is read at a time.
+const partSize = 4 << 20
+
+func (d *Desk) messageRead(ctx context.Context, p MessagePart) (MessageData, error) {
+	b, err := d.box(MailboxChange{Username: p.Username, Name: p.Mailbox})
+	if err != nil {
+		return MessageData{}, err
+	}
+	c, err := d.Boxes.Open(ctx, b, mailbox.UID(p.UID))
+	if err != nil {
+		return MessageData{}, err
+	}
+	defer c.Close()
+	if p.Offset < 0 || p.Offset > c.Size() {
+		return MessageData{}, fault.Newf(fault.Invalid, "the message has no octet %d", p.Offset)
+	}
+	r := MessageData{Data: make([]byte, min(partSize, c.Size()-p.Offset)), Size: c.Size()}
+	if _, err := c.ReadAt(r.Data, p.Offset); err != nil && !errors.Is(err, io.EOF) {
+		return MessageData{}, fault.Wrap(fault.Busy, err, "read the message")
+	}
+	if end := p.Offset + int64(len(r.Data)); end < r.Size {
+		r.Next = end
+	}
+	return r, nil
+}
+
+func (d *Desk) furnish(ctx context.Context, p Furnish) (map[string][]string, error) {
+	a, err := d.owner(p.Username)
+	if err != nil {
+		return nil, err
+	}
+	made := []string{}
+	for _, x := range [][2]string{{p.Sent, `\Sent`}, {p.Trash, `\Trash`}, {p.Junk, `\Junk`}, {p.Drafts, `\Drafts`}, {p.Archive, `\Archive`}} {
+		if x[0] == "" {
+			continue
+		}
+		switch err := d.Boxes.CreateBox(ctx, mailbox.Box{Account: a, Name: x[0]}, x[1]); {
+		case err == nil:
+			made = append(made, x[0])
+		case !fault.Is(err, fault.Exists):
+			return nil, err
+		}
+	}
+	return map[string][]string{"created": made}, nil
+}
+
+// mailRemove takes the mail and keeps the credentials, for scripts of the first
+// version: the name is blocked, so that nobody goes on with an empty mailbox.
+func (d *Desk) mailRemove(ctx context.Context, u User) (User, error) {
+	a, err := d.owner(u.Username)
+	if err != nil {
+		return User{}, err
+	}
+	r := User{Username: a.Wire(), Reason: "account deleted via CLI"}
+	if err := d.Accounts.Block(ctx, a, r.Reason); err != nil {
+		return User{}, err
+	}
+	return r, d.Boxes.RemoveAccount(ctx, a)
 }
 
 // count returns how many messages a set holds.
@@ -236,7 +394,16 @@ func (d *Desk) messageFlags(ctx context.Context, p MessageSet) (Changed, error) 
 	default:
 		return Changed{}, fault.Newf(fault.Invalid, "%.20q is none of add, remove, set", p.Mode)
 	}
-	for _, name := range p.Flags {
+	if c.Flags, c.Keywords, err = flagsOf(p.Flags); err != nil {
+		return Changed{}, err
+	}
+	_, err = d.Boxes.Change(ctx, b, set, c)
+	return Changed{count(v, set)}, err
+}
+
+// flagsOf reads flags and keywords as IMAP writes them.
+func flagsOf(names []string) (flags mailbox.Flags, keywords []string, err error) {
+	for _, name := range names {
 		i := slices.IndexFunc(systemFlags, func(f struct {
 			name string
 			flag mailbox.Flags
@@ -245,15 +412,14 @@ func (d *Desk) messageFlags(ctx context.Context, p MessageSet) (Changed, error) 
 		})
 		switch {
 		case i >= 0:
-			c.Flags |= systemFlags[i].flag
+			flags |= systemFlags[i].flag
 		case name == "" || len(name) > 100 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`(){%*"\]`, r) }):
-			return Changed{}, fault.Newf(fault.Invalid, "%.40q is not a flag", name)
+			return 0, nil, fault.Newf(fault.Invalid, "%.40q is not a flag", name)
 		default:
-			c.Keywords = append(c.Keywords, name)
+			keywords = append(keywords, name)
 		}
 	}
-	_, err = d.Boxes.Change(ctx, b, set, c)
-	return Changed{count(v, set)}, err
+	return flags, keywords, nil
 }
 
 func (d *Desk) messageCopy(ctx context.Context, p MessageSet) (Changed, error) {

@@ -7,6 +7,7 @@ package ops
 import (
 	"context"
 	"encoding/json"
+	"io"
 
 	"madmail/internal/fault"
 )
@@ -33,6 +34,28 @@ func Define[P, R any](t Table, name, doc string, run func(ctx context.Context, p
 		}
 		return run(ctx, p)
 	}}
+}
+
+// input is what an action reads beside its parameters.
+type input struct {
+	r    io.Reader
+	size int64
+}
+
+type inputKey struct{}
+
+// WithInput gives an action size octets to read beside its parameters: what is too
+// large for them, such as a message.
+func WithInput(ctx context.Context, r io.Reader, size int64) context.Context {
+	return context.WithValue(ctx, inputKey{}, input{r, size})
+}
+
+func inputOf(ctx context.Context) (io.Reader, int64, error) {
+	in, ok := ctx.Value(inputKey{}).(input)
+	if !ok || in.size <= 0 {
+		return nil, 0, fault.New(fault.Invalid, "there is nothing on standard input")
+	}
+	return io.LimitReader(in.r, in.size), in.size, nil
 }
 
 // Run runs an action. The error is of kind fault.Invalid for a name that is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"net/netip"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"madmail/internal/doctor"
 	"madmail/internal/exchange"
 	"madmail/internal/fault"
+	"madmail/internal/mailbox"
 	"madmail/internal/mailbox/mailboxtest"
 	"madmail/internal/peers"
 	"madmail/internal/policy"
@@ -117,6 +119,29 @@ func newHouse(t testing.TB) *house {
 		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
+		},
+		Certificate: func() CertificateFacts {
+			cert, key := certs.DefaultPaths(h.dir)
+			return CertificateFacts{Mode: "self_signed", Domain: "example.org", Names: []string{"example.org"}, Cert: cert, Key: key, Ours: true}
+		},
+		CertificateChanged: func() error { return nil },
+		Append: func(ctx context.Context, t mailbox.Target, r io.Reader, _ int64) (mailbox.Placed, error) {
+			w, err := h.mail.NewBody(ctx)
+			if err != nil {
+				return mailbox.Placed{}, err
+			}
+			if _, err := io.Copy(w, r); err != nil {
+				return mailbox.Placed{}, err
+			}
+			b, err := w.Seal()
+			if err != nil {
+				return mailbox.Placed{}, err
+			}
+			placed, err := h.mail.Add(ctx, t.Box, []mailbox.Arrival{{Body: b, Flags: t.Flags, Keywords: t.Keywords, Internal: t.Internal}}, nil)
+			if err != nil {
+				return mailbox.Placed{}, err
+			}
+			return placed[0], nil
 		},
 		Federation: Federation{
 			Policy: rules, Peers: counts, Queue: waiting,

@@ -10,20 +10,25 @@ import (
 // Setting is everything about one setting. Value and Stored are empty for a
 // secret.
 type Setting struct {
-	Name    string   `json:"name"`
-	Key     string   `json:"key"`
-	Value   string   `json:"value"`
-	Source  string   `json:"source"` // default, file, stored or environment
-	IsSet   bool     `json:"is_set"` // a value is stored
-	Stored  string   `json:"stored,omitempty"`
-	Default string   `json:"default"`
-	Follows string   `json:"follows,omitempty"` // the setting whose value is the default
-	Kind    string   `json:"kind"`
-	Values  []string `json:"values,omitempty"` // that are allowed
-	When    string   `json:"when"`             // live, component, rebind or restart
-	Secret  bool     `json:"secret,omitempty"`
-	Env     string   `json:"env,omitempty"` // variable that beats all other sources
-	Doc     string   `json:"doc"`
+	Name   string `json:"name"`
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source string `json:"source"` // default, file, stored or environment
+	IsSet  bool   `json:"is_set"` // a value is stored
+	Stored string `json:"stored,omitempty"`
+	// Unstored is the value that would count if none were stored. Only one setting
+	// that was asked for has it.
+	Unstored string   `json:"value_if_reset,omitempty"`
+	Default  string   `json:"default"`
+	Follows  string   `json:"follows,omitempty"` // the setting whose value is the default
+	Kind     string   `json:"kind"`
+	Values   []string `json:"values,omitempty"` // that are allowed
+	When     string   `json:"when"`             // live, component, rebind or restart
+	Secret   bool     `json:"secret,omitempty"`
+	Env      string   `json:"env,omitempty"` // variable that beats all other sources
+	Doc      string   `json:"doc"`
+	// Unserved says that the value is kept and nothing is done with it.
+	Unserved bool `json:"unserved,omitempty"`
 	// Applied says what became of a change.
 	Applied string `json:"applied,omitempty"`
 }
@@ -42,7 +47,7 @@ func (d *Desk) setting(k settings.Key) (Setting, error) {
 	s := Setting{
 		Name: x.Entry.Name(), Key: string(x.Entry.Key), Value: x.Value, Source: x.Source.String(), IsSet: x.IsSet, Stored: x.Stored,
 		Default: x.Entry.Default, Kind: x.Entry.Kind.String(), Values: x.Entry.Values, When: x.Entry.Effect.String(),
-		Secret: x.Entry.Secret, Env: x.Entry.Env, Doc: x.Entry.Doc,
+		Secret: x.Entry.Secret, Env: x.Entry.Env, Doc: x.Entry.Doc, Unserved: x.Entry.Unserved,
 	}
 	if x.Entry.Follows != "" {
 		f, err := settings.Lookup(string(x.Entry.Follows))
@@ -91,7 +96,16 @@ func (d *Desk) settingsGet(_ context.Context, p SettingName) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	return d.setting(k)
+	s, err := d.setting(k)
+	if err != nil || s.Secret {
+		return s, err
+	}
+	without, err := d.without(k)
+	if err != nil {
+		return Setting{}, err
+	}
+	s.Unstored = without.Value(k)
+	return s, nil
 }
 
 func (d *Desk) settingsSet(ctx context.Context, p SettingName) (Setting, error) {

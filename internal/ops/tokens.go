@@ -18,6 +18,8 @@ type Token struct {
 	Uses      int     `json:"uses"`       // the same, as earlier documents name it
 	Pending   int     `json:"pending"`    // held by accounts that have not
 	Available int     `json:"available"`
+	Remaining int     `json:"remaining"` // the same, as earlier documents name it
+	Expired   bool    `json:"expired"`
 	Status    string  `json:"status"` // active, exhausted or expired
 	Comment   string  `json:"comment"`
 	ExpiresAt *string `json:"expires_at"` // null for never
@@ -57,6 +59,7 @@ func (d *Desk) token(t account.Token) Token {
 		Status: t.Status(time.Now()), Comment: t.Comment, CreatedAt: t.CreatedAt.UTC().Format(time.RFC3339),
 		Required: now.Bool(settings.TokenRequired) || !now.Bool(settings.RegistrationOpen),
 	}
+	r.Remaining, r.Expired = r.Available, r.Status == "expired"
 	if !t.ExpiresAt.IsZero() {
 		s := t.ExpiresAt.UTC().Format(time.RFC3339)
 		r.ExpiresAt = &s

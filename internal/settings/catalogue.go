@@ -161,10 +161,13 @@ type Entry struct {
 	Effect  Effect
 	Targets []string // components or listeners that the effect names
 	Secret  bool     // never printed
-	Env     string   // environment variable that beats every other source
-	Aliases []Key    // names of the same setting in databases of predecessors
-	Words   [2]string
-	Doc     string
+	// Unserved says that this version keeps the value, for predecessors and admin
+	// pages that ask for it, and does nothing with it.
+	Unserved bool
+	Env      string // environment variable that beats every other source
+	Aliases  []Key  // names of the same setting in databases of predecessors
+	Words    [2]string
+	Doc      string
 
 	check func(string) error // beyond the kind
 }
@@ -181,25 +184,25 @@ var catalogue = []Entry{
 	{Key: TURNEnabled, Default: "true", Effect: Component, Targets: []string{"turn"}, Doc: "Relay calls by TURN and announce it to clients."},
 	{Key: IrohEnabled, Default: "true", Effect: Component, Targets: []string{"iroh"}, Doc: "Relay realtime channels and announce it to clients."},
 	{Key: SSEnabled, Default: "true", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Serve Shadowsocks when it is configured."},
-	{Key: SSWSEnabled, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
-	{Key: SSGRPCEnabled, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
-	{Key: HTTPProxyEnabled, Default: "false", Effect: Component, Targets: []string{"http"}, Doc: "Serve an HTTP CONNECT proxy to the mail ports."},
-	{Key: HTTPProxyPort, Kind: Port, Effect: Rebind, Targets: []string{"http-proxy"}, Doc: "Port of the HTTP proxy."},
-	{Key: HTTPProxyPath, Kind: Text, Default: "/proxy", Effect: Component, Targets: []string{"http"}, check: checkPath, Doc: "Path of the HTTP proxy."},
-	{Key: HTTPProxyUsername, Kind: Text, Default: "madmail", Effect: Component, Targets: []string{"http"}, Doc: "User name of the HTTP proxy."},
-	{Key: HTTPProxyPassword, Kind: Text, Effect: Component, Targets: []string{"http"}, Secret: true, Doc: "Password of the HTTP proxy."},
+	{Key: SSWSEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
+	{Key: SSGRPCEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
+	{Key: HTTPProxyEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"http"}, Doc: "Serve an HTTP CONNECT proxy to the mail ports."},
+	{Key: HTTPProxyPort, Unserved: true, Kind: Port, Effect: Rebind, Targets: []string{"http-proxy"}, Doc: "Port of the HTTP proxy."},
+	{Key: HTTPProxyPath, Unserved: true, Kind: Text, Default: "/proxy", Effect: Component, Targets: []string{"http"}, check: checkPath, Doc: "Path of the HTTP proxy."},
+	{Key: HTTPProxyUsername, Unserved: true, Kind: Text, Default: "madmail", Effect: Component, Targets: []string{"http"}, Doc: "User name of the HTTP proxy."},
+	{Key: HTTPProxyPassword, Unserved: true, Kind: Text, Effect: Component, Targets: []string{"http"}, Secret: true, Doc: "Password of the HTTP proxy."},
 
 	{Key: AutoPurgeSeen, Default: "disabled", Words: [2]string{"disabled", "enabled"}, Doc: "Remove messages soon after they were read."},
 	{Key: RetentionEnabled, Default: "false", Doc: "Remove messages that are older than the retention time."},
 	{Key: Retention, Kind: Duration, Default: "30d", Doc: "Age at which messages are removed."},
 	{Key: DormantRetention, Kind: Duration, Default: "0", Doc: "Remove accounts whose last login is older; 0 keeps them."},
 
-	{Key: AdminWebEnabled, Default: "false", Doc: "Serve the operators' web page."},
+	{Key: AdminWebEnabled, Unserved: true, Default: "false", Doc: "Serve the operators' web page."},
 	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkOwnPath, Doc: "Path of the admin API."},
-	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
-	{Key: WebIMAPEnabled, Default: "false", Doc: "Serve mail access for browsers."},
-	{Key: WebSMTPEnabled, Default: "false", Doc: "Serve sending for browsers."},
-	{Key: WebmailCORS, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
+	{Key: AdminWebPath, Unserved: true, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
+	{Key: WebIMAPEnabled, Unserved: true, Default: "false", Doc: "Serve mail access for browsers."},
+	{Key: WebSMTPEnabled, Unserved: true, Default: "false", Doc: "Serve sending for browsers."},
+	{Key: WebmailCORS, Unserved: true, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
 	{Key: Language, Kind: Enum, Default: "en", Values: []string{"en", "fa", "ru", "es"}, Doc: "Language of the public pages."},
 	{Key: DCLoginIMAP, Kind: Enum, Default: "default", Values: []string{"default", "ssl", "starttls", "plain"}, Doc: "Connection security for IMAP in login links."},
 	{Key: DCLoginSMTP, Kind: Enum, Default: "default", Values: []string{"default", "ssl", "starttls", "plain"}, Doc: "Connection security for SMTP in login links."},
@@ -238,11 +241,11 @@ var catalogue = []Entry{
 	{Key: HTTPPort, Kind: Port, Effect: Rebind, Targets: []string{"http"}, Doc: "Port for HTTP."},
 	{Key: HTTPSPort, Kind: Port, Effect: Rebind, Targets: []string{"https"}, Doc: "Port for HTTPS."},
 	{Key: TURNPort, Kind: Port, Default: "3478", Effect: Rebind, Targets: []string{"turn"}, Doc: "Port of TURN, bound and announced."},
-	{Key: SASLPort, Kind: Port, Default: "24", Effect: Rebind, Targets: []string{"sasl"}, Aliases: []Key{"__DOVECOT_PORT__"}, Doc: "Port of the SASL service for other mail servers."},
+	{Key: SASLPort, Unserved: true, Kind: Port, Default: "24", Effect: Rebind, Targets: []string{"sasl"}, Aliases: []Key{"__DOVECOT_PORT__"}, Doc: "Port of the SASL service for other mail servers."},
 	{Key: IrohPort, Kind: Port, Default: "3340", Effect: Rebind, Targets: []string{"iroh"}, Doc: "Port of the relay for realtime channels."},
 	{Key: SSPort, Kind: Port, Default: "8388", Effect: Rebind, Targets: []string{"shadowsocks"}, Doc: "Port of Shadowsocks."},
-	{Key: SSWSPort, Kind: Port, Follows: SSPort, Plus: 2, Effect: Rebind, Targets: []string{"shadowsocks-ws"}, Doc: "Kept for files and panels of earlier versions, as ss_ws_enabled."},
-	{Key: SSGRPCPort, Kind: Port, Follows: SSPort, Plus: 1, Effect: Rebind, Targets: []string{"shadowsocks-grpc"}, Doc: "Kept for files and panels of earlier versions, as ss_grpc_enabled."},
+	{Key: SSWSPort, Unserved: true, Kind: Port, Follows: SSPort, Plus: 2, Effect: Rebind, Targets: []string{"shadowsocks-ws"}, Doc: "Kept for files and panels of earlier versions, as ss_ws_enabled."},
+	{Key: SSGRPCPort, Unserved: true, Kind: Port, Follows: SSPort, Plus: 1, Effect: Rebind, Targets: []string{"shadowsocks-grpc"}, Doc: "Kept for files and panels of earlier versions, as ss_grpc_enabled."},
 	{Key: HTTPEnabled, Default: "true", Effect: Rebind, Targets: []string{"http"}, Doc: "Listen for HTTP."},
 	{Key: HTTPSEnabled, Default: "true", Effect: Rebind, Targets: []string{"https"}, Doc: "Listen for HTTPS."},
 
@@ -252,7 +255,7 @@ var catalogue = []Entry{
 	{Key: IMAPLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"imap"}, Doc: "Listen for IMAP with STARTTLS on loopback only."},
 	{Key: IMAPTLSLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"imaps"}, Doc: "Listen for IMAP with TLS on loopback only."},
 	{Key: TURNLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"turn"}, Doc: "Listen for TURN on loopback only."},
-	{Key: SASLLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"sasl"}, Doc: "Listen for SASL on loopback only."},
+	{Key: SASLLocalOnly, Unserved: true, Default: "false", Effect: Rebind, Targets: []string{"sasl"}, Doc: "Listen for SASL on loopback only."},
 	{Key: IrohLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"iroh"}, Doc: "Listen for realtime channels on loopback only."},
 	{Key: HTTPLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"http"}, Doc: "Listen for HTTP on loopback only."},
 	{Key: HTTPSLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"https"}, Doc: "Listen for HTTPS on loopback only."},

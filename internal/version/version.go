@@ -19,6 +19,10 @@ var Version = "0.1.0-dev"
 // a fresh one. The linker sets it; otherwise it comes from the VCS stamp.
 var Build = ""
 
+// ReleaseKey is the public key, in standard base64, that releases are signed with
+// (Ed25519, RFC 8032). The linker sets it; "" knows none.
+var ReleaseKey = ""
+
 // BuildID returns Build, or what the toolchain recorded, or "unknown".
 func BuildID() string {
 	if Build != "" {
