@@ -152,6 +152,44 @@ func (f *fixture) settle(t testing.TB) {
 	}
 }
 
+// TestAnAppendLimitBelongsToItsAccount: it is kept, and goes with the account.
+func TestAnAppendLimitBelongsToItsAccount(t *testing.T) {
+	f := setUp(t, Options{})
+	a, b := f.create(t, "alice@example.org", strongPassword), f.create(t, "bob@example.org", strongPassword)
+	want := func(a address.Addr, n int64) {
+		t.Helper()
+		for range 2 {
+			if got := f.AppendLimit(a); got != n {
+				t.Errorf("%d, want %d", got, n)
+			}
+			if err := f.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	set := func(n int64) {
+		t.Helper()
+		if err := f.SetAppendLimit(t.Context(), a, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(4000)
+	want(a, 4000)
+	want(b, 0)
+	set(-1)
+	want(a, 0)
+	set(5000)
+	if err := f.Delete(t.Context(), a, ""); err != nil {
+		t.Fatal(err)
+	}
+	f.clear(t, a)
+	f.create(t, "alice@example.org", strongPassword)
+	want(a, 0)
+	if err := f.SetAppendLimit(t.Context(), addr(t, "nobody@example.org"), 5); !fault.Is(err, fault.NotFound) {
+		t.Errorf("nobody's: %v", err)
+	}
+}
+
 func TestAnAccountLivesThroughAReopen(t *testing.T) {
 	f := setUp(t, Options{})
 	a := f.create(t, "alice@example.org", strongPassword)

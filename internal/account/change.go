@@ -113,7 +113,10 @@ func (s *Store) insert(ctx context.Context, tx *db.Tx, a address.Addr, e *entry)
 			return err
 		}
 	}
-	// A quota row may be left from credentials that were removed alone.
+	// Rows may be left from credentials that were removed alone.
+	if _, err := tx.Exec(ctx, "DELETE FROM append_limits WHERE username = ?", wire); err != nil {
+		return err
+	}
 	_, err = tx.Exec(ctx, `INSERT INTO quotas (username, max_storage, created_at, first_login_at, last_login_at, used_token)
 		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (username) DO UPDATE SET max_storage = excluded.max_storage, created_at = excluded.created_at,
 		first_login_at = excluded.first_login_at, last_login_at = excluded.last_login_at, used_token = excluded.used_token`,
@@ -276,8 +279,10 @@ func (s *Store) deleteRows(ctx context.Context, tx *db.Tx, a address.Addr) (n in
 			return 0, err
 		}
 		n += rows
-		if _, err := tx.Exec(ctx, "DELETE FROM quotas WHERE username = ?", name); err != nil {
-			return 0, err
+		for _, table := range []string{"quotas", "append_limits"} {
+			if _, err := tx.Exec(ctx, "DELETE FROM "+table+" WHERE username = ?", name); err != nil {
+				return 0, err
+			}
 		}
 		// Earlier versions count changes of mailboxes there.
 		if _, err := tx.Exec(ctx, "DELETE FROM mailbox_modseq WHERE username = ?", name); err != nil {
@@ -392,6 +397,26 @@ func (s *Store) SetLimit(ctx context.Context, a address.Addr, n int64) error {
 			return err
 		}
 		tx.AfterCommit(func() { s.update(a, func(e *entry) { e.limit = n }) })
+		return nil
+	})
+}
+
+// SetAppendLimit stores the largest message that a takes, in octets: 0 or less for
+// what holds for all. It never raises that.
+func (s *Store) SetAppendLimit(ctx context.Context, a address.Addr, n int64) error {
+	n = max(n, 0)
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if !s.Exists(a) {
+			return errNone
+		}
+		_, err := tx.Exec(ctx, "DELETE FROM append_limits WHERE username = ?", a.Wire())
+		if err == nil && n > 0 {
+			_, err = tx.Exec(ctx, "INSERT INTO append_limits (username, bytes) VALUES (?, ?)", a.Wire(), n)
+		}
+		if err != nil {
+			return err
+		}
+		tx.AfterCommit(func() { s.update(a, func(e *entry) { e.largest = n }) })
 		return nil
 	})
 }

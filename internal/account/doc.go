@@ -1,7 +1,7 @@
 // Package account knows who may log in: credentials, blocks, registration
 // tokens, storage limits, and the rules for new names and passwords.
 //
-// Its tables are passwords, quotas, blocked_users and registration_tokens.
+// Its tables are passwords, quotas, append_limits, blocked_users and registration_tokens.
 // Everything but the tokens is also held in memory, read in one pass at Open
 // and changed when a write has been committed, in the order of the commits;
 // so Exists, Blocked, Limit, Quick and Info read memory only. The password

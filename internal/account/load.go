@@ -78,10 +78,32 @@ func load(ctx context.Context, q *db.Q) (*loaded, layout, error) {
 	if err := l.passwords(ctx, q, lay, quotas); err != nil {
 		return nil, lay, err
 	}
+	if err := l.appendLimits(ctx, q); err != nil {
+		return nil, lay, err
+	}
 	if err := l.removals(ctx, q); err != nil {
 		return nil, lay, err
 	}
 	return l, lay, l.blocks(ctx, q)
+}
+
+func (l *loaded) appendLimits(ctx context.Context, q *db.Q) error {
+	rows, err := q.Query(ctx, "SELECT username, bytes FROM append_limits WHERE bytes > 0")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var n int64
+		if err := rows.Scan(&name, &n); err != nil {
+			return fault.Wrap(fault.Internal, err, "account: read append limits")
+		}
+		if a, err := address.Parse(name); err == nil && l.all[a] != nil {
+			l.all[a].largest = n
+		}
+	}
+	return fault.Wrap(fault.Busy, rows.Err(), "account: read append limits")
 }
 
 func (l *loaded) removals(ctx context.Context, q *db.Q) error {

@@ -89,6 +89,7 @@ type entry struct {
 	first         int64 // 0 unknown, 1 never logged in, else unix seconds
 	last          int64 // as stored
 	limit         int64 // 0 default, negative none
+	largest       int64 // message in octets; 0 none of its own
 	token         string
 	live          *live
 }
@@ -191,6 +192,7 @@ type Info struct {
 	LastLogin   int64
 	Limit       int64  // effective, Unlimited for none
 	OwnLimit    int64  // stored for this account: 0 default, negative none
+	AppendLimit int64  // largest message of this account in octets, 0 for that of the server
 	Token       string // registration token that a pending account holds
 	Blocked     bool
 	BlockReason string
@@ -212,7 +214,7 @@ func (s *Store) Info(a address.Addr) (Info, error) {
 func (s *Store) infoLocked(a address.Addr, e *entry, b *blockRow) Info {
 	i := Info{Addr: a}
 	if e != nil {
-		i.Exists, i.CreatedAt, i.OwnLimit, i.Limit, i.Token = true, e.created, e.limit, s.effective(e.limit), e.token
+		i.Exists, i.CreatedAt, i.OwnLimit, i.Limit, i.AppendLimit, i.Token = true, e.created, e.limit, s.effective(e.limit), e.largest, e.token
 		i.LastLogin = max(e.last, e.live.seen.Load())
 		i.Pending = e.first == 1 && i.LastLogin == 0
 		if e.first > 1 {
@@ -282,6 +284,15 @@ func (s *Store) Limit(a address.Addr) int64 {
 		return s.effective(e.limit)
 	}
 	return s.effective(0)
+}
+
+// AppendLimit returns the largest message in octets that a has set for itself, 0 for
+// none. It reads memory only.
+func (s *Store) AppendLimit(a address.Addr) int64 {
+	if e := s.get(a); e != nil {
+		return e.largest
+	}
+	return 0
 }
 
 // DefaultLimit returns the limit of accounts that have none of their own, and

@@ -430,7 +430,7 @@ func (a *App) openFlows(ctx context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
@@ -472,6 +472,15 @@ func (a *App) maxSize(via delivery.Via) int64 {
 	n := min(s.Size(settings.AppendLimit), s.Size(settings.MaxMessageSize))
 	if via == delivery.Federation || via == delivery.Inbound {
 		n = min(n, s.Size(settings.MaxFederationSize))
+	}
+	return n
+}
+
+// maxAppend is the largest message that an account may put into its mailboxes.
+func (a *App) maxAppend(who address.Addr) int64 {
+	n := a.maxSize(delivery.Append)
+	if own := a.accounts.AppendLimit(who); own > 0 {
+		n = min(n, own)
 	}
 	return n
 }
@@ -539,7 +548,7 @@ func (a *App) openDoors(context.Context) error {
 	a.onEnd("SMTP", a.smtp.Stop)
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
-		Hostname: a.hostname, MaxAppend: func() int64 { return a.maxSize(delivery.Append) },
+		Hostname: a.hostname, MaxAppend: a.maxAppend,
 		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {

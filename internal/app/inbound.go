@@ -151,8 +151,11 @@ func (o origins) notify(ctx context.Context, m delivery.Foreign, to address.Addr
 	note := message.Notice{ID: fmt.Sprintf("%x@%s", id, domain.Host()), Host: o.a.hostname(), Domain: domain, To: to, Date: time.Now(), Original: header}
 	for _, f := range failed {
 		x := message.Failure{Recipient: f.To, Status: "5.1.1", Reply: "550 5.1.1 " + fault.UserText(f.Err)}
-		if fault.Is(f.Err, fault.Full) {
+		switch fault.KindOf(f.Err) {
+		case fault.Full:
 			x.Status, x.Reply = "5.2.2", "552 5.2.2 "+fault.UserText(f.Err)
+		case fault.TooBig:
+			x.Status, x.Reply = "5.2.3", "552 5.2.3 "+fault.UserText(f.Err)
 		}
 		note.Failures = append(note.Failures, x)
 	}

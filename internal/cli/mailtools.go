@@ -63,27 +63,29 @@ func (s *shell) imapRemove() *cobra.Command {
 	return c
 }
 
-// imapAppendLimit shows the limit. There is one for all accounts.
+// imapAppendLimit shows or sets the limit of one account.
 func (s *shell) imapAppendLimit() *cobra.Command {
 	var value int64
-	c := &cobra.Command{Use: "appendlimit USER", Short: "Show the largest message that clients may put into a mailbox; it is the same for all", Args: cobra.ExactArgs(1), Example: "  madmail imap-acct appendlimit alice",
+	c := &cobra.Command{Use: "appendlimit USER", Short: "Show or set the largest message that an account takes, by whatever way", Args: cobra.ExactArgs(1),
+		Example: "  madmail imap-acct appendlimit alice --value 1048576",
 		RunE: func(c *cobra.Command, a []string) error {
+			p := ops.AppendLimitChange{Username: a[0]}
 			if c.Flags().Changed("value") {
-				return fault.WithHint(fault.New(fault.Refused, "an account has no limit of its own"), `"madmail message-size set SIZE" changes that of all`)
+				p.Value = &value
 			}
-			var i ops.AccountInfo
-			if err := s.call("accounts.info", ops.User{Username: a[0]}, &i); err != nil {
+			var r ops.AppendLimit
+			if err := s.call("appendlimit", p, &r); err != nil {
 				return err
 			}
-			var m ops.MessageSize
-			if err := s.call("message-size", ops.SizeChange{}, &m); err != nil {
-				return err
-			}
-			return s.result("imap-acct appendlimit", "", map[string]any{"username": i.Username, "appendlimit": m.EffectiveBytes},
-				func(w io.Writer) { fmt.Fprintln(w, m.EffectiveBytes) })
+			return s.result("imap-acct appendlimit", "", r, func(w io.Writer) {
+				if r.AppendLimit > 0 {
+					fmt.Fprintln(w, r.AppendLimit)
+				} else {
+					fmt.Fprintf(w, "No limit of its own; %d for all\n", r.EffectiveBytes)
+				}
+			})
 		}}
-	c.Flags().Int64VarP(&value, "value", "v", 0, "a limit in `octets`")
-	_ = c.Flags().MarkHidden("value")
+	c.Flags().Int64VarP(&value, "value", "v", 0, "the limit in `octets`, -1 for none but that of all")
 	return c
 }
 

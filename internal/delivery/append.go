@@ -5,7 +5,6 @@ import (
 	"io"
 
 	"madmail/internal/address"
-	"madmail/internal/fault"
 	"madmail/internal/mailbox"
 	"madmail/internal/quota"
 )
@@ -49,8 +48,8 @@ func (s *Service) Spool(ctx context.Context, t mailbox.Target, r io.Reader, size
 }
 
 func (s *Service) reserve(ctx context.Context, a address.Addr, r io.Reader, size int64) (mailbox.Body, error) {
-	if size > s.MaxSize(Append) {
-		return nil, fault.New(fault.TooBig, "Message exceeds maximum size")
+	if size > s.MaxSize(Append) || s.tooBigFor(a, size) {
+		return nil, errTooBig
 	}
 	room, err := s.Quota.Reserve(a, size)
 	if err != nil {

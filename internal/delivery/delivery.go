@@ -46,6 +46,9 @@ type Options struct {
 	Local func(address.Domain) bool
 	// MaxSize is the size limit of a message, in octets, by door.
 	MaxSize func(Via) int64
+	// AppendLimit, when not nil, is the largest message that an account takes, in
+	// octets and through whatever door; 0 for what holds for all.
+	AppendLimit func(address.Addr) int64
 	// Outgoing is nil when there is no way to other domains.
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
@@ -245,11 +248,25 @@ func (s *Service) admit(via Via, to address.Addr, size int64) (*quota.Reservatio
 	if !s.Accounts.Exists(to) || s.Accounts.Blocked(to) || rules[via].foreign && account.Reserved(to.Local()) {
 		return nil, fault.New(fault.NotFound, "No such user here")
 	}
+	if s.tooBigFor(to, size) {
+		return nil, errTooBig
+	}
 	return s.Quota.Reserve(to, size)
 }
 
+var errTooBig = fault.New(fault.TooBig, "Message exceeds maximum size")
+
+// tooBigFor reports whether a message passes the limit of one account.
+func (s *Service) tooBigFor(a address.Addr, size int64) bool {
+	if s.AppendLimit == nil {
+		return false
+	}
+	n := s.AppendLimit(a)
+	return n > 0 && size > n
+}
+
 // nobody picks the error for a message that no recipient got: a temporary one
-// when trying again can help, else full before unknown.
+// when trying again can help, else full or too large before unknown.
 func (s *Service) nobody(failed []Failure) error {
 	best := fault.New(fault.NotFound, "No such user here")
 	rank := func(err error) int {
@@ -258,7 +275,7 @@ func (s *Service) nobody(failed []Failure) error {
 			return 3
 		case fault.Internal:
 			return 2
-		case fault.Full:
+		case fault.Full, fault.TooBig:
 			return 1
 		}
 		return 0

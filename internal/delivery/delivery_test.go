@@ -275,6 +275,42 @@ func TestAFullMailboxAmongOthersDoesNotStopTheMessage(t *testing.T) {
 	}
 }
 
+// TestAnAccountsOwnLimitHoldsAtEveryDoor: requirement of imap-acct appendlimit.
+func TestAnAccountsOwnLimitHoldsAtEveryDoor(t *testing.T) {
+	h := build(t, "a@x.org", "b@x.org")
+	small := addr(t, "b@x.org")
+	h.AppendLimit = func(a address.Addr) int64 {
+		if a == small {
+			return 2000
+		}
+		return 0
+	}
+	for _, via := range []Via{Submission, Inbound, Federation} {
+		from := "a@x.org"
+		if via != Submission {
+			from = "a@y.org"
+		}
+		if _, err := h.Accept(t.Context(), envelope(t, via, from, "b@x.org"), strings.NewReader(sealed(from, 3000))); !fault.Is(err, fault.TooBig) {
+			t.Errorf("%s: %v", via, err)
+		}
+		if res, err := h.Accept(t.Context(), envelope(t, via, from, "a@x.org", "b@x.org"), strings.NewReader(sealed(from, 3000))); err != nil || res.Local != 1 ||
+			len(res.Failed) != 1 || !fault.Is(res.Failed[0].Err, fault.TooBig) {
+			t.Errorf("%s, one of two: %+v, %v", via, res, err)
+		}
+		if res, err := h.Accept(t.Context(), envelope(t, via, from, "b@x.org"), strings.NewReader(sealed(from, 300))); err != nil || res.Local != 1 {
+			t.Errorf("%s, a short message: %+v, %v", via, res, err)
+		}
+	}
+	text := sealed("b@x.org", 3000)
+	box := mailbox.Target{Box: mailbox.Box{Account: small, Name: mailbox.Inbox}}
+	if _, err := h.Append(t.Context(), box, strings.NewReader(text), int64(len(text))); !fault.Is(err, fault.TooBig) {
+		t.Errorf("append: %v", err)
+	}
+	if used, _, _ := h.quota.Usage(small); len(h.list(t, "b@x.org")) != 3 || len(h.list(t, "a@x.org")) != 3 || used > 3*2000 {
+		t.Errorf("%d octets in %d messages", used, len(h.list(t, "b@x.org")))
+	}
+}
+
 func TestOnlyOurDomainsAreTaken(t *testing.T) {
 	h := build(t, "a@x.org")
 	for via := Submission; via <= Notice; via++ {

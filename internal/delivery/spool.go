@@ -66,7 +66,7 @@ func (in *intake) copy(ctx context.Context, r io.Reader) error {
 		n, err := r.Read(*buf)
 		in.take((*buf)[:n])
 		if in.left < 0 {
-			return fault.New(fault.TooBig, "Message exceeds maximum size")
+			return errTooBig
 		}
 		switch {
 		case errors.Is(err, io.EOF):

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/imap"
 	"madmail/internal/mailbox"
@@ -223,7 +224,7 @@ func (in *intake) refuse(r response) {
 // connection cannot be used any more.
 func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 	flags, keywords, valid := parseFlags(m.flags)
-	limit := in.srv.opt.MaxAppend()
+	limit := in.srv.opt.MaxAppend(in.account())
 	switch {
 	case !valid:
 		in.refuse(response{status: "BAD", text: badFlags})
@@ -242,7 +243,7 @@ func (in *intake) message(m messageArgs, size int64, sync bool) (lost bool) {
 		if sync {
 			return false
 		}
-		if size > 2*limit {
+		if size > 2*max(limit, in.srv.opt.MaxAppend(address.Addr{})) { // one that is small must not cost the session
 			in.put("* BYE [TOOBIG] Message far too big\r\n")
 			return true
 		}

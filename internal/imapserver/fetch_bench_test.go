@@ -12,13 +12,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"madmail/internal/address"
 )
 
 // BenchmarkFetchOfALargeMessage reports the share of the server's CPU time in a FETCH
 // that writing as many octets to a TLS connection takes alone. The client is another
 // process.
 func BenchmarkFetchOfALargeMessage(b *testing.B) {
-	d := build(b, TLS, func(o *Options) { o.MaxAppend = func() int64 { return 2 * bulkSize } })
+	d := build(b, TLS, func(o *Options) { o.MaxAppend = func(address.Addr) int64 { return 2 * bulkSize } })
 	d.deliver(b, alice, "Subject: x\r\n\r\n"+strings.Repeat(strings.Repeat("x", 70)+"\r\n", bulkSize/72))
 	b.SetBytes(bulkTimes * bulkSize)
 	// Pairs side by side, and the middle one: others on the machine slow both down.

@@ -89,8 +89,9 @@ type Options struct {
 	TLS *tls.Config
 	// Hostname is said in the greeting.
 	Hostname func() string
-	// MaxAppend is the size limit of a message, in octets.
-	MaxAppend func() int64
+	// MaxAppend is the size limit of a message of an account, in octets; that of the
+	// zero address is the server's.
+	MaxAppend func(address.Addr) int64
 	// Tokens are further capabilities after login, such as XCHATMAIL.
 	Tokens func() []string
 	// AllowInsecureAuth lets clients log in before TLS.
@@ -133,7 +134,7 @@ func (o *Options) fill() error {
 		o.Hostname = func() string { return "" }
 	}
 	if o.MaxAppend == nil {
-		o.MaxAppend = func() int64 { return 100 << 20 }
+		o.MaxAppend = func(address.Addr) int64 { return 100 << 20 }
 	}
 	if o.Tokens == nil {
 		o.Tokens = func() []string { return nil }

@@ -181,7 +181,7 @@ func build(t testing.TB, mode Mode, change func(*Options)) *desk {
 	opt := Options{
 		Auth: d, Store: d.store, Append: d, Bus: d.bus, Quota: d.quota, Metadata: d, TLS: testTLS(),
 		Hostname: func() string { return "mx.test" }, Tokens: func() []string { return []string{"XCHATMAIL"} },
-		MaxAppend: func() int64 { return 1 << 20 }, AllowInsecureAuth: true,
+		MaxAppend: func(address.Addr) int64 { return 1 << 20 }, AllowInsecureAuth: true,
 	}
 	if change != nil {
 		change(&opt)
@@ -881,7 +881,7 @@ func FuzzSession(f *testing.F) {
 	d := &desk{bus: event.New(), meta: map[string]string{}, store: st, quota: quota.New(func(address.Addr) int64 { return 1 << 20 })}
 	prefix := []string{"", "l LOGIN alice@x.org \"secret alice\"\r\n", "l LOGIN alice@x.org \"secret alice\"\r\ns SELECT INBOX\r\n"}
 	f.Fuzz(func(t *testing.T, in []byte, state uint8) {
-		s, err := New(Options{Auth: d, Store: st, Append: d, Bus: d.bus, Quota: d.quota, Metadata: d, AllowInsecureAuth: true, MaxAppend: func() int64 { return 1 << 16 }})
+		s, err := New(Options{Auth: d, Store: st, Append: d, Bus: d.bus, Quota: d.quota, Metadata: d, AllowInsecureAuth: true, MaxAppend: func(address.Addr) int64 { return 1 << 16 }})
 		if err != nil {
 			t.Fatal(err)
 		}

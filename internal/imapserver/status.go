@@ -52,7 +52,7 @@ func (c *session) statusOf(b mailbox.Box, v *mailbox.View, items []string) {
 		case "MAILBOXID":
 			c.put("(", mailboxID(b, v), ")")
 		case "APPENDLIMIT":
-			c.num(uint64(max(c.srv.opt.MaxAppend(), 0)))
+			c.num(uint64(max(c.srv.opt.MaxAppend(c.account()), 0)))
 		case "HIGHESTMODSEQ":
 			c.num(uint64(v.HighestMod))
 		default:

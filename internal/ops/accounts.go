@@ -263,6 +263,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "accounts.unban-all", "Free all blocked names", d.unbanAll)
 	Define(t, "quota.status", "Tell the storage of all accounts", d.quotaStatus)
 	Define(t, "quota.get", "Show the storage of one account", d.quotaGet)
+	Define(t, "appendlimit", "Show or set the largest message of one account", d.appendLimit)
 	Define(t, "quota.set", "Limit the storage of an account, or of all that have no limit of their own", d.quotaSet)
 	Define(t, "message-size", "Show or change the largest message", d.messageSize)
 	Define(t, "federation-size", "Show or change the largest message from other servers", d.federationSize)

@@ -84,6 +84,48 @@ func (d *Desk) quotaSet(ctx context.Context, p QuotaChange) (Quota, error) {
 	return d.quotaGet(ctx, User{Username: a.Wire()})
 }
 
+// AppendLimit is the largest message of an account, in octets.
+type AppendLimit struct {
+	Username       string `json:"username"`
+	AppendLimit    int64  `json:"appendlimit"` // its own, -1 for none
+	EffectiveBytes int64  `json:"effective_bytes"`
+}
+
+// AppendLimitChange stores a limit in octets, negative for none. Without one it only
+// asks.
+type AppendLimitChange struct {
+	Username string `json:"username"`
+	Value    *int64 `json:"value"`
+}
+
+func (d *Desk) appendLimit(ctx context.Context, p AppendLimitChange) (AppendLimit, error) {
+	a, err := d.parse(p.Username)
+	if err != nil {
+		return AppendLimit{}, err
+	}
+	if n := p.Value; n != nil {
+		if *n >= 0 && (*n < minSize || *n > maxSize) {
+			return AppendLimit{}, fault.WithHint(fault.Newf(fault.Invalid, "a message size is from %d to %d octets", minSize, maxSize), "-1 is no limit of its own")
+		}
+		if err := d.Accounts.SetAppendLimit(ctx, a, *n); err != nil {
+			return AppendLimit{}, missing(err, a)
+		}
+	}
+	i, err := d.Accounts.Info(a)
+	if err == nil && !i.Exists {
+		err = fault.New(fault.NotFound, "")
+	}
+	if err != nil {
+		return AppendLimit{}, missing(err, a)
+	}
+	s := d.Settings.Current()
+	r := AppendLimit{Username: a.Wire(), AppendLimit: -1, EffectiveBytes: min(s.Size(settings.AppendLimit), s.Size(settings.MaxMessageSize))}
+	if n := i.AppendLimit; n > 0 {
+		r.AppendLimit, r.EffectiveBytes = n, min(n, r.EffectiveBytes)
+	}
+	return r, nil
+}
+
 // SizeChange stores a size or forgets it. Without both it only asks.
 type SizeChange struct {
 	Set   string
