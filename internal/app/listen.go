@@ -312,7 +312,12 @@ func (r *rebinding) changes() (list []string) {
 		list = append(list, b.Name+" listens on "+b.l.Addr().String())
 	}
 	for _, b := range r.closes {
-		if !slices.ContainsFunc(r.open, func(o Bound) bool { return o.Name == b.Name }) {
+		named := func(o Bound) bool { return o.Name == b.Name }
+		switch {
+		case slices.ContainsFunc(r.open, named):
+		case slices.ContainsFunc(r.keep, named):
+			list = append(list, b.Name+" does not listen on "+b.l.Addr().String()+" any more")
+		default:
 			list = append(list, b.Name+" is closed")
 		}
 	}

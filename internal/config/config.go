@@ -54,13 +54,13 @@ type Config struct {
 	Debug bool   `toml:"debug"`
 	Log   string `toml:"log" kind:"log"`
 
-	SMTPListen          string `toml:"smtp_listen" kind:"listen"`
-	SubmissionListen    string `toml:"submission_listen" kind:"listen"`
-	SubmissionTLSListen string `toml:"submission_tls_listen" kind:"listen"`
-	IMAPListen          string `toml:"imap_listen" kind:"listen"`
-	IMAPTLSListen       string `toml:"imap_tls_listen" kind:"listen"`
-	HTTPListen          string `toml:"http_listen" kind:"listen"`
-	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listen"`
+	SMTPListen          string `toml:"smtp_listen" kind:"listens"`
+	SubmissionListen    string `toml:"submission_listen" kind:"listens"`
+	SubmissionTLSListen string `toml:"submission_tls_listen" kind:"listens"`
+	IMAPListen          string `toml:"imap_listen" kind:"listens"`
+	IMAPTLSListen       string `toml:"imap_tls_listen" kind:"listens"`
+	HTTPListen          string `toml:"http_listen" kind:"listens"`
+	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listens"`
 	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listen"`
 	OpenMetricsUsername string `toml:"openmetrics_username"`
 	OpenMetricsPassword string `toml:"openmetrics_password"`
@@ -374,11 +374,13 @@ func (c *Config) together(at func(key string) (file string, line int)) (problems
 		{"imap_listen", c.IMAPListen}, {"imap_tls_listen", c.IMAPTLSListen}, {"http_listen", c.HTTPListen}, {"http_tls_listen", c.HTTPTLSListen},
 		{"openmetrics_listen", c.OpenMetricsListen}, {"turn_listen_udp", c.TURNListenUDP}, {"turn_listen_tls", c.TURNListenTLS}, {"ss_addr", c.SSAddr},
 	} {
-		addr := trimScheme(l.addr)
-		if other := seen[addr]; addr != "" && other != "" {
-			bad(l.key, fmt.Sprintf("%q is the address of %s, too", addr, other), "each listener needs a port of its own")
+		for _, addr := range strings.Fields(l.addr) {
+			addr = trimScheme(addr)
+			if other := seen[addr]; other != "" && other != l.key {
+				bad(l.key, fmt.Sprintf("%q is the address of %s, too", addr, other), "each listener needs a port of its own")
+			}
+			seen[addr] = l.key
 		}
-		seen[addr] = l.key
 	}
 	return problems
 }
@@ -429,7 +431,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 		}
 		v.SetInt(i)
 		return "", ""
-	case "list":
+	case "list", "listens":
 		if n.Kind == unstable.Array {
 			var all []string
 			for it := n.Children(); it.Next(); {
@@ -507,7 +509,7 @@ func check(f field, text string) (what, hint string) {
 		return "", "" // as if the line were not there
 	}
 	var err error
-	noun := map[string]string{"bool": "switch", "listen": "listen address", "ip": "IP address"}[f.kind]
+	noun := map[string]string{"bool": "switch", "listen": "listen address", "listens": "listen address", "ip": "IP address"}[f.kind]
 	if noun == "" {
 		noun = f.kind
 	}
@@ -527,8 +529,12 @@ func check(f field, text string) (what, hint string) {
 	case "port":
 		_, err = units.ParsePort(text)
 		hint = "ports are 1 to 65535"
-	case "listen":
-		err = checkListen(text)
+	case "listen", "listens":
+		if f.kind == "listen" {
+			err = checkListen(text)
+		} else {
+			err = checkListens(text)
+		}
 		hint = `write "host:port", as in "0.0.0.0:993"`
 	case "ip":
 		err = checkIP(text)

@@ -247,7 +247,7 @@ func (l *legacy) module(d directive) {
 	}
 }
 
-// endpoints takes the addresses of an endpoint. Of several for one key the first counts.
+// endpoints takes the addresses of an endpoint.
 func (l *legacy) endpoints(d directive, by map[string]string) {
 	if len(d.args) == 0 {
 		l.bad(d, "needs an address", "as in "+d.name+" tcp://0.0.0.0:PORT")
@@ -268,14 +268,31 @@ func (l *legacy) endpoints(d directive, by map[string]string) {
 			}
 		case key == "":
 			l.note(d, fmt.Sprintf("%q is not served", a), "it is one of "+strings.Join(keysOf(by), ", "))
+		case l.at[key].file != "" && fields[key].kind == "listens":
+			l.more(d, key, host(rest))
 		case l.at[key].file != "":
 			l.note(d, fmt.Sprintf("%q is not served: %s has an address already", a, key), "one address for each service")
 		default:
-			if strings.HasPrefix(rest, ":") {
-				rest = "0.0.0.0" + rest
-			}
-			l.put(d, key, rest)
+			l.put(d, key, host(rest))
 		}
+	}
+}
+
+// host gives an address without one all of IPv4.
+func host(addr string) string {
+	if strings.HasPrefix(addr, ":") {
+		return "0.0.0.0" + addr
+	}
+	return addr
+}
+
+// more adds one address to those that a service has.
+func (l *legacy) more(d directive, key, addr string) {
+	v := reflect.ValueOf(l.c).Elem().Field(fields[key].index)
+	if what, hint := check(fields[key], addr); what != "" {
+		l.bad(d, what, hint)
+	} else if all := strings.Fields(v.String()); !slices.Contains(all, addr) {
+		v.SetString(strings.Join(append(all, addr), " "))
 	}
 }
 

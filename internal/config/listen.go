@@ -28,6 +28,19 @@ func checkListen(s string) error {
 	return err
 }
 
+func checkListens(list string) error {
+	all := strings.Fields(list)
+	if len(all) == 0 {
+		return errors.New("no address")
+	}
+	for _, s := range all {
+		if err := checkListen(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Address is a listen address without its scheme: host:port.
 func Address(listen string) string { return trimScheme(listen) }
 
@@ -118,28 +131,28 @@ type Ports struct {
 func (c *Config) Listeners(p Ports) []Listener {
 	env := p.Env
 	imapEnv, httpEnv := env("CHATMAIL_IMAP_ADDR"), env("CHATMAIL_HTTP_ADDR")
-	list := []Listener{
-		p.resolve("smtp", c.SMTPListen, env("CHATMAIL_SMTP_ADDR"), "0.0.0.0:25", "", false),
-		p.resolve("submission", c.SubmissionListen, "", "", c.SubmissionTLSListen, false),
-		p.resolve("submission_tls", c.SubmissionTLSListen, "", "", c.SubmissionListen, true),
-	}
+	list := slices.Concat(
+		p.each("smtp", c.SMTPListen, env("CHATMAIL_SMTP_ADDR"), "0.0.0.0:25", "", false),
+		p.each("submission", c.SubmissionListen, "", "", c.SubmissionTLSListen, false),
+		p.each("submission_tls", c.SubmissionTLSListen, "", "", c.SubmissionListen, true),
+	)
 	imapDefault := ""
 	if c.IMAPListen == "" && c.IMAPTLSListen == "" && p.Port("imap_tls") == 0 {
 		imapDefault = "0.0.0.0:143"
 	}
-	list = append(list, p.resolve("imap", c.IMAPListen, imapEnv, imapDefault, c.IMAPTLSListen, false))
+	list = append(list, p.each("imap", c.IMAPListen, imapEnv, imapDefault, c.IMAPTLSListen, false)...)
 	if imapEnv == "" {
-		list = append(list, p.resolve("imap_tls", c.IMAPTLSListen, "", "", c.IMAPListen, true))
+		list = append(list, p.each("imap_tls", c.IMAPTLSListen, "", "", c.IMAPListen, true)...)
 	}
 	httpDefault := ""
 	if c.HTTPListen == "" && c.HTTPTLSListen == "" && p.Port("http_tls") == 0 {
 		httpDefault = "0.0.0.0:8080"
 	}
 	if !p.Off("http") {
-		list = append(list, p.resolve("http", c.HTTPListen, httpEnv, httpDefault, c.HTTPTLSListen, false))
+		list = append(list, p.each("http", c.HTTPListen, httpEnv, httpDefault, c.HTTPTLSListen, false)...)
 	}
 	if httpEnv == "" && !p.Off("http_tls") {
-		list = append(list, p.resolve("http_tls", c.HTTPTLSListen, "", "", c.HTTPListen, true))
+		list = append(list, p.each("http_tls", c.HTTPTLSListen, "", "", c.HTTPListen, true)...)
 	}
 	if c.TURNEnable && !p.Off("turn") {
 		file, fallback := c.TURNListenUDP, "0.0.0.0:"+strconv.Itoa(defaultTURNPort)
@@ -159,13 +172,69 @@ func (c *Config) Listeners(p Ports) []Listener {
 	if c.OpenMetricsListen != "" {
 		list = append(list, p.resolve("openmetrics", c.OpenMetricsListen, "", "", "", false))
 	}
-	on := list[:0]
+	var on []Listener
 	for _, l := range list {
-		if l.Addr != "" {
+		switch {
+		case l.Addr == "":
+		case p.Local(l.Name):
+			on = append(on, narrowed(l)...)
+		default:
 			on = append(on, l)
 		}
 	}
-	return on
+	return single(on)
+}
+
+// narrowed is a listener on loopback: IPv4, and IPv6, too, where it was for both.
+func narrowed(l Listener) []Listener {
+	host, port, err := net.SplitHostPort(l.Addr)
+	if err != nil {
+		return []Listener{l}
+	}
+	hosts := []string{"127.0.0.1"}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {
+		if hosts = []string{"::1"}; ip.IsUnspecified() {
+			hosts = []string{"127.0.0.1", "::1"}
+		}
+	}
+	var list []Listener
+	for _, h := range hosts {
+		l.Addr = net.JoinHostPort(h, port)
+		list = append(list, l)
+	}
+	return list
+}
+
+// single leaves out what is there twice: a socket for all addresses of IPv6 takes
+// IPv4, too.
+func single(list []Listener) (rest []Listener) {
+	has := func(list []Listener, l Listener, addr string) bool {
+		return slices.ContainsFunc(list, func(o Listener) bool { return o.Name == l.Name && o.Addr == addr })
+	}
+	for _, l := range list {
+		port, wide := strings.CutPrefix(l.Addr, "0.0.0.0:")
+		if !has(rest, l, l.Addr) && !(wide && has(list, l, "[::]:"+port)) {
+			rest = append(rest, l)
+		}
+	}
+	return rest
+}
+
+// each resolves a service that may have several addresses. Those of its sibling
+// lend their hosts where it has none. Some of the list may be there twice.
+func (p Ports) each(name, file, env, fallback, sibling string, tls bool) (list []Listener) {
+	words := func(s string) []string {
+		if all := strings.Fields(s); len(all) > 0 {
+			return all
+		}
+		return []string{""}
+	}
+	for _, f := range words(file) {
+		for _, s := range words(sibling) {
+			list = append(list, p.resolve(name, f, env, fallback, s, tls))
+		}
+	}
+	return list
 }
 
 // IrohPort is the usual port of the relay for realtime channels.
@@ -242,15 +311,6 @@ func (p Ports) resolve(name, file, env, fallback, sibling string, tls bool) List
 		l.Addr, l.Source = fallback, "default"
 	default:
 		return l
-	}
-	if p.Local(name) {
-		if h, port, err := net.SplitHostPort(l.Addr); err == nil {
-			local := "127.0.0.1"
-			if ip, err := netip.ParseAddr(h); err == nil && ip.Is6() {
-				local = "::1"
-			}
-			l.Addr = net.JoinHostPort(local, port)
-		}
 	}
 	return l
 }

@@ -80,12 +80,19 @@ func TestREQ02WhichListenersAreOn(t *testing.T) {
 		{name: "local only, by file, stored port, environment and default",
 			file: "submission_listen = \"[::]:587\"\nhttp_listen = \"192.0.2.1:80\"", db: stored{"http": 81}, local: "smtp submission imap http",
 			env:  map[string]string{"CHATMAIL_SMTP_ADDR": "0.0.0.0:26"},
-			want: "smtp 127.0.0.1:26 env, submission [::1]:587 file, imap 127.0.0.1:143 default, http 127.0.0.1:81 db"},
+			want: "smtp 127.0.0.1:26 env, submission 127.0.0.1:587 file, submission [::1]:587 file, imap 127.0.0.1:143 default, http 127.0.0.1:81 db"},
 		{name: "the five of REQ-01", file: "smtp_listen = \"0.0.0.0:25\"\nimap_listen = \"0.0.0.0:143\"\nsubmission_listen = \"0.0.0.0:587\"\n" +
 			"imap_tls_listen = \"0.0.0.0:993\"\nhttp_listen = \"0.0.0.0:8080\"",
 			want: "smtp 0.0.0.0:25 file, submission 0.0.0.0:587 file, imap 0.0.0.0:143 file, imap_tls 0.0.0.0:993 file, http 0.0.0.0:8080 file"},
 		{name: "a scheme before an address", file: "smtp_listen = \"tcp://0.0.0.0:25\"\nimap_tls_listen = \"tls://0.0.0.0:993\"",
 			want: "smtp 0.0.0.0:25 file, imap_tls 0.0.0.0:993 file, http 0.0.0.0:8080 default"},
+		{name: "several addresses", file: "smtp_listen = \"192.0.2.1:25 [2001:db8::1]:25\"\nimap_listen = [\"0.0.0.0:143\", \"[::]:143\", \"192.0.2.1:1143\"]\nhttp_listen = \"192.0.2.1:80 192.0.2.2:80\"",
+			db: stored{"http": 81, "submission": 587}, local: "submission",
+			want: "smtp 192.0.2.1:25 file, smtp [2001:db8::1]:25 file, submission 127.0.0.1:587 db, imap [::]:143 file, imap 192.0.2.1:1143 file, http 192.0.2.1:81 db, http 192.0.2.2:81 db"},
+		{name: "several addresses on loopback only, and the hosts of a sibling", file: "smtp_listen = \"192.0.2.1:25 192.0.2.2:25 [2001:db8::1]:25\"\nsubmission_tls_listen = \"192.0.2.1:465 192.0.2.2:465\"",
+			db: stored{"submission": 587}, local: "smtp",
+			want: "smtp 127.0.0.1:25 file, smtp [::1]:25 file, submission 192.0.2.1:587 db, submission 192.0.2.2:587 db, submission_tls 192.0.2.1:465 file, submission_tls 192.0.2.2:465 file, " +
+				"imap 0.0.0.0:143 default, http 0.0.0.0:8080 default"},
 		{name: "IPv6 hosts stay in brackets", file: `smtp_listen = "[2001:db8::1]:25"`, db: stored{"smtp": 26},
 			want: "smtp [2001:db8::1]:26 db, imap 0.0.0.0:143 default, http 0.0.0.0:8080 default"},
 	} {
