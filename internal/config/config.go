@@ -147,7 +147,7 @@ type Config struct {
 
 	// File is the path that was read, "" when there was none.
 	File string `toml:"-"`
-	// Notes are lines of the block syntax that have no effect, each with the reason.
+	// Notes are lines that have no effect, each with the reason.
 	Notes []Problem `toml:"-"`
 }
 
@@ -318,7 +318,9 @@ func Parse(file string, data []byte) (*Config, []Problem) {
 		problems = append(problems, Problem{File: file, Line: 1, What: err.Error()})
 	}
 	if len(problems) == 0 {
-		problems = c.together(func(key string) (string, int) { return file, max(1, lines[key]) })
+		at := func(key string) (string, int) { return file, max(1, lines[key]) }
+		problems = c.together(at)
+		c.Notes = c.idle(func(key string) bool { return lines[key] > 0 }, at)
 	}
 	return c, problems
 }

@@ -155,12 +155,18 @@ func ParseBlocks(file string, data []byte, env func(string) string, read func(st
 	}
 	l.derive(macros, directive{file: file, line: 1})
 	if len(l.problems) == 0 {
-		l.problems = l.c.together(func(key string) (string, int) {
+		at := func(key string) (string, int) {
 			if d, ok := l.at[key]; ok {
 				return d.file, d.line
 			}
 			return file, 1
-		})
+		}
+		l.problems = l.c.together(at)
+		for _, n := range l.c.idle(func(key string) bool { return l.at[key].file != "" }, at) {
+			if len(l.c.Notes) < maxNotes {
+				l.c.Notes = append(l.c.Notes, n)
+			}
+		}
 	}
 	inOrder := func(list []Problem) {
 		slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line) })
