@@ -539,6 +539,7 @@ func (a *App) openDoors(context.Context) error {
 			}
 			return a.maxSize(delivery.Submission)
 		},
+		IdleTimeout: duration(a.conf.Load().SMTPReadTimeout), MaxRecipients: a.conf.Load().SMTPMaxRecipients,
 		RatePerMinute: a.conf.Load().MaxUserSendPerMinute, RateBurst: a.conf.Load().MaxUserSendBurst,
 		Logger: a.Log.Logger("smtp"),
 	})
@@ -549,7 +550,8 @@ func (a *App) openDoors(context.Context) error {
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: a.maxAppend,
-		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
+		IdleTimeout: duration(a.conf.Load().IMAPAutoLogout),
+		Tokens:      a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {
 		return err

@@ -248,14 +248,15 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol and max_user_send_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
 	}
 	return r, nil
 }
 
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
-	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol})
+	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
+		c.IMAPAutoLogout, c.SMTPReadTimeout, c.SMTPMaxRecipients, c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteIdleTime, c.RemoteRootCA})
 }
 
 // atOnce are settings of components that count at once: greetings read the

@@ -147,7 +147,7 @@ func (o origins) notify(ctx context.Context, m delivery.Foreign, to address.Addr
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails
-	domain := o.a.domains.Registration()
+	domain := o.a.noticeDomain()
 	note := message.Notice{ID: fmt.Sprintf("%x@%s", id, domain.Host()), Host: o.a.hostname(), Domain: domain, To: to, Date: time.Now(), Original: header}
 	for _, f := range failed {
 		x := message.Failure{Recipient: f.To, Status: "5.1.1", Reply: "550 5.1.1 " + fault.UserText(f.Err)}

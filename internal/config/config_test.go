@@ -140,7 +140,7 @@ password_min_length = 9
 // TestEveryKeyTakesAValue: no key is listed that cannot be written.
 func TestEveryKeyTakesAValue(t *testing.T) {
 	good := map[string]string{
-		"goBool": "true", "int": "9", "list": `"a.example.org"`, "": `"text"`, "listen": `"127.0.0.1:2525"`, "listens": `"127.0.0.1:2525"`, "size": `"1G"`, "duration": `"1h"`,
+		"goBool": "true", "int": "9", "list": `"a.example.org"`, "files": `["/a.pem", "/b.pem"]`, "": `"text"`, "listen": `"127.0.0.1:2525"`, "listens": `"127.0.0.1:2525"`, "size": `"1G"`, "duration": `"1h"`,
 		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5", "count": "7", "door": `"imap"`,
 		"networks": `"127.0.0.1 10.0.0.0/8"`, "ports": `"465, 993"`, "servers": `"127.0.0.1 [::1]:5353"`,
 	}
