@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-const password = "correct-horse-battery-staple-22"
+const password = "Vq8sX2mLr5kTz7Wb9NcY3dJf"
 
 func target(s *testserver.Server) load.Target {
 	return load.Target{SMTP: fmt.Sprintf("127.0.0.1:%d", s.SubmissionTLS), IMAP: fmt.Sprintf("127.0.0.1:%d", s.IMAPTLS), Domain: "[127.0.0.1]", Password: password}

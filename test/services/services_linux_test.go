@@ -21,7 +21,7 @@ import (
 	"madmail/test/testserver"
 )
 
-const password = "correct-horse-battery-staple-22"
+const password = "Vq8sX2mLr5kTz7Wb9NcY3dJf"
 
 // house is a server with everything on.
 type house struct {

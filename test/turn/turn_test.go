@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	password = "correct-horse-battery-staple-22"
+	password = "Vq8sX2mLr5kTz7Wb9NcY3dJf"
 	key      = "/shared/vendor/deltachat/turn"
 )
 
