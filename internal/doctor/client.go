@@ -240,7 +240,15 @@ func calls(ctx context.Context, f *Facts) Finding {
 	if err := c.Listen(); err != nil {
 		return Finding{Level: Unknown, Finding: "a trial call could not be begun", Evidence: err.Error()}
 	}
+	ctx, cancel := context.WithTimeout(ctx, f.CallWait)
+	defer cancel()
+	// A closed client answers itself.
+	stop := context.AfterFunc(ctx, c.Close)
 	relay, err := c.Allocate()
+	stop()
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%s does not answer within %s", at, f.CallWait)
+	}
 	if err != nil {
 		return Finding{Level: Failure, Finding: "the relay for calls gives no relay", Evidence: err.Error(), Next: "scripts/turn-debug-env.sh"}
 	}

@@ -120,6 +120,8 @@ type Facts struct {
 	// TURN tells where calls are relayed and returns credentials; on is false where they
 	// are not.
 	TURN func() (addr, user, password string, on bool)
+	// CallWait is how long the relay for calls may take, 3 s without it: it is on this machine.
+	CallWait time.Duration
 	// Queue tells what waits for other servers, and which cannot be reached.
 	Queue func() (waiting int, unreachable map[string]string)
 	// Push tells of failures in a row, where push is on.
@@ -186,6 +188,9 @@ func Run(ctx context.Context, f Facts, only []string, fix bool) ([]Finding, erro
 	}
 	if f.Now == nil {
 		f.Now = time.Now
+	}
+	if f.CallWait == 0 {
+		f.CallWait = 3 * time.Second
 	}
 	if f.Client == nil {
 		f.Client = &http.Client{Timeout: 10 * time.Second}

@@ -187,7 +187,7 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"certificate", Facts{Certificate: func() (*x509.Certificate, bool, error) { return nil, false, errors.New("no key") }}, Failure, "cannot be used"},
 		{"files", Facts{StateDir: t.TempDir(), Foreign: func() ([]string, string) { return []string{"a", "b", "c", "d", "e", "f"}, "madmail:" }}, Failure, "somebody else"},
 		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "", "", "", false }}, Note, "not relayed"},
-		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "127.0.0.1:1", "u", "p", true }}, Failure, "gives no relay"},
+		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "127.0.0.1:1", "u", "p", true }, CallWait: 50 * time.Millisecond}, Failure, "gives no relay"},
 		{"client", Facts{Running: true, NewAccount: func(context.Context) (Account, error) { return Account{}, nil }}, Unknown, "no client can be played"},
 	} {
 		c.f.Now = func() time.Time { return now }

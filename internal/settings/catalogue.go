@@ -197,9 +197,9 @@ var catalogue = []Entry{
 	{Key: Retention, Kind: Duration, Default: "30d", Doc: "Age at which messages are removed."},
 	{Key: DormantRetention, Kind: Duration, Default: "0", Doc: "Remove accounts whose last login is older; 0 keeps them."},
 
-	{Key: AdminWebEnabled, Unserved: true, Default: "false", Doc: "Serve the operators' web page."},
+	{Key: AdminWebEnabled, Default: "false", Doc: "Serve the operators' web page."},
 	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkOwnPath, Doc: "Path of the admin API."},
-	{Key: AdminWebPath, Unserved: true, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
+	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
 	{Key: WebIMAPEnabled, Unserved: true, Default: "false", Doc: "Serve mail access for browsers."},
 	{Key: WebSMTPEnabled, Unserved: true, Default: "false", Doc: "Serve sending for browsers."},
 	{Key: WebmailCORS, Unserved: true, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
