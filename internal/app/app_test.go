@@ -157,7 +157,7 @@ func (h *house) must(name, params string) map[string]any {
 func (h *house) target() load.Target {
 	return load.Target{
 		SMTP: fmt.Sprintf("127.0.0.1:%d", h.ports["submission_tls"]), IMAP: fmt.Sprintf("127.0.0.1:%d", h.ports["imap_tls"]),
-		Domain: "[127.0.0.1]", Password: "correct-horse-battery-staple-22",
+		Domain: "[127.0.0.1]", Password: "Vq8sX2mLr5kTz7Wb9NcY3dJf",
 	}
 }
 

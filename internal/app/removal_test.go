@@ -74,7 +74,7 @@ func TestAnInterruptedRemovalIsFinished(t *testing.T) {
 	}
 	// The same while the server runs, and without a command: a token that is used up
 	// removes the account at its first login.
-	h.must("accounts.create", `{"username":"newcomer","password":"correct-horse-battery-staple-22"}`)
+	h.must("accounts.create", `{"username":"newcomer","password":"Vq8sX2mLr5kTz7Wb9NcY3dJf"}`)
 	newcomer := h.fill("newcomer")
 	for _, s := range []string{
 		"INSERT INTO registration_tokens (token, max_uses, used_count) VALUES ('t', 1, 1)",
