@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"madmail/internal/fault"
@@ -111,7 +112,10 @@ func (d *Desk) tasks(ctx context.Context, _ none) (Tasks, error) {
 		to **string
 	}{{rules.Retention, &r.MessageRetention}, {rules.Unused, &r.UnusedAccountRetention}} {
 		if x.n > 0 {
-			s := units.FormatDuration(x.n)
+			s := x.n.String()
+			if x.n%time.Hour == 0 { // as in files of earlier versions: 720h
+				s = fmt.Sprintf("%dh", x.n/time.Hour)
+			}
 			*x.to = &s
 		}
 	}
