@@ -352,6 +352,9 @@ func (a *App) openNouns(ctx context.Context) error {
 		return err
 	}
 	a.onStop(a.db.Close)
+	if err := a.importTables(ctx); err != nil {
+		return err
+	}
 	a.settings, err = settings.Open(ctx, settings.Options{DB: a.db, File: fileSettings(a.conf.Load()), LookupEnv: a.lookupEnv, Log: a.Log.Logger("settings")})
 	if err != nil {
 		return err
@@ -411,6 +414,9 @@ func (a *App) openStore(ctx context.Context) error {
 	a.onStop(a.store.Close)
 	if a.opt.Offline {
 		return nil
+	}
+	if err := a.importMail(ctx); err != nil {
+		return err
 	}
 	// The service manager gives a start two minutes; whoever makes headway gets more.
 	next := time.Time{}

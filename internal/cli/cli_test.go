@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "config": configure, "ready": ready, "signal": send, "login": login, "send": submit, "json": inJSON, "same": same, "message": message, "port": port, "await": await,
+			"code": code, "config": configure, "ready": ready, "signal": send, "login": login, "send": submit, "json": inJSON, "same": same, "message": message, "port": port, "await": await, "sqlite": sqlite,
 		},
 	})
 }
@@ -71,6 +72,17 @@ var ports = []string{"smtp", "submission", "submission_tls", "imap", "imap_tls",
 
 // spare are further ports, which a script's own lines may use.
 var spare = []string{"turn", "spare"}
+
+// sqlite runs the statements of a file on a database: sqlite DATABASE FILE.
+func sqlite(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: sqlite DATABASE FILE")
+	}
+	d, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	ts.Check(err)
+	_, err = d.Exec(ts.ReadFile(args[1]))
+	ts.Check(errors.Join(err, d.Close()))
+}
 
 // code N PROGRAM ARGS runs a program and compares its exit code.
 func code(ts *testscript.TestScript, neg bool, args []string) {

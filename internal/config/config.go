@@ -156,6 +156,8 @@ type Config struct {
 
 	// File is the path that was read, "" when there was none.
 	File string `toml:"-"`
+	// OldMail is where the first version kept its mail, as the block syntax says it.
+	OldMail OldMail `toml:"-"`
 	// Notes are lines that have no effect, each with the reason.
 	Notes []Problem `toml:"-"`
 }

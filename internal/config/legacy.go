@@ -391,6 +391,8 @@ func (l *legacy) shape(d directive, module string) {
 			text += "s"
 		}
 		l.put(d, "remote_conn_max_idle_time", text)
+	case "driver", "dsn", "msg_store", "fsstore":
+		l.oldMail(d)
 	case "proxy_protocol":
 		l.proxies(d)
 	case "insecure_auth":
@@ -413,6 +415,27 @@ func (l *legacy) shape(d directive, module string) {
 		}
 	case "source", "default_source", "destination", "default_destination", "bounce", "modify":
 		l.route(d, module)
+	}
+}
+
+// oldMail notes where the first version keeps its mail.
+func (l *legacy) oldMail(d directive) {
+	if len(d.args) == 0 {
+		return
+	}
+	switch d.name {
+	case "driver":
+		l.c.OldMail.Driver = d.args[0]
+	case "dsn":
+		l.c.OldMail.DSN = strings.Join(d.args, " ")
+	case "fsstore":
+		l.c.OldMail.Messages = d.args[0]
+	case "msg_store":
+		if d.args[0] == "fs" && len(d.args) == 2 {
+			l.c.OldMail.Messages = d.args[1]
+		} else {
+			l.note(d, "is not imported", "import-v1 reads bodies that are files")
+		}
 	}
 }
 

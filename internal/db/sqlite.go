@@ -43,6 +43,36 @@ func dsn(path string, reader bool) string {
 	return "file://" + (&url.URL{Path: p}).EscapedPath() + "?" + q.Encode()
 }
 
+// OpenForeign opens another program's SQLite file for reading. Nothing in it is
+// changed; what that program left in its write-ahead log is read, too. A file that does
+// not exist is an error of kind fault.NotFound.
+func OpenForeign(ctx context.Context, path string) (*sql.DB, error) {
+	abs, err := filepath.Abs(path)
+	if err == nil {
+		_, err = os.Stat(abs)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.Wrap(fault.NotFound, err, "db: open")
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Busy, err, "db: open")
+	}
+	p := filepath.ToSlash(abs)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")", "query_only(1)"}}
+	d, err := sql.Open(driverName, "file://"+(&url.URL{Path: p}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "db: open "+path)
+	}
+	var n int
+	if err := d.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&n); err != nil {
+		return nil, errors.Join(fault.Wrap(fault.Invalid, err, "db: open "+path), d.Close())
+	}
+	return d, nil
+}
+
 // prepareFile creates the file with its mode, or narrows the mode of one that
 // a predecessor left to the umask. SQLite gives -wal and -shm the same mode.
 func prepareFile(path string) error {

@@ -44,6 +44,14 @@ func (d *disk) create(path string, data []byte) error {
 	return err
 }
 
+// write writes a file anew, without making it durable.
+func (d *disk) write(path string, data []byte) error {
+	if err := d.ask("write", path); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o600)
+}
+
 // extend appends to a file and then writes its first line anew, which has the
 // same length as before. A partial append is taken back.
 func (d *disk) extend(path string, data, first []byte) error {
