@@ -27,6 +27,7 @@ import (
 	"madmail/internal/auth"
 	"madmail/internal/event"
 	"madmail/internal/imap"
+	"madmail/internal/inlet"
 	"madmail/internal/mailbox"
 	"madmail/internal/readable"
 	"madmail/internal/task"
@@ -252,23 +253,8 @@ func (s *Server) Serve(l net.Listener, mode Mode) error {
 			s.opt.Logger.Warn("idle sessions keep their goroutines", "err", err)
 		}
 	})
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
-			}
-			if errors.Is(err, net.ErrClosed) || s.isStopping() {
-				return nil
-			}
-			// Out of descriptors, most likely: others must end first.
-			s.opt.Logger.Warn("accept failed", "err", err)
-			time.Sleep(50 * time.Millisecond)
-			continue
-		}
-		s.start(conn, mode)
-	}
+	inlet.Accept(l, s.isStopping, func(err error) { s.opt.Logger.Warn("accept failed", "err", err) }, func(conn net.Conn) { s.start(conn, mode) })
+	return nil
 }
 
 func (s *Server) isStopping() bool {

@@ -27,6 +27,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/auth"
 	"madmail/internal/delivery"
+	"madmail/internal/inlet"
 	"madmail/internal/smtp"
 	"madmail/internal/task"
 )
@@ -293,23 +294,8 @@ func (s *Server) note(remote netip.Addr) {
 // Serve accepts connections until l is closed or the server stops; then it
 // returns nil. Sessions live on until Stop.
 func (s *Server) Serve(l net.Listener, mode Mode) error {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
-			}
-			if errors.Is(err, net.ErrClosed) || s.isStopping() {
-				return nil
-			}
-			// Out of descriptors, most likely: others must end first.
-			s.opt.Logger.Warn("accept failed", "err", err)
-			time.Sleep(50 * time.Millisecond)
-			continue
-		}
-		s.start(conn, mode)
-	}
+	inlet.Accept(l, s.isStopping, func(err error) { s.opt.Logger.Warn("accept failed", "err", err) }, func(conn net.Conn) { s.start(conn, mode) })
+	return nil
 }
 
 func (s *Server) isStopping() bool {
