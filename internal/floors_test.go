@@ -32,6 +32,7 @@ var sideways = map[[2]string]string{
 	{"safefile", "fault"}: "errors have a kind from the lowest floor on",
 	{"readable", "task"}:  "every goroutine has an owner",
 	{"inlet", "task"}:     "every goroutine has an owner",
+	{"inlet", "address"}:  "what counts as one source is said once",
 	{"settings", "db"}:    "the database handle is the cellar of floor 2",
 	{"account", "db"}:     "the database handle is the cellar of floor 2",
 	{"quota", "db"}:       "the database handle is the cellar of floor 2",

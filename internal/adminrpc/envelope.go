@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/version"
 )
@@ -314,7 +315,7 @@ func client(r *http.Request) (who netip.Addr, direct bool) {
 	who = ap.Addr().Unmap().WithZone("")
 	forwarded := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
 	if !who.IsLoopback() {
-		return network(who), false
+		return address.Network(who), false
 	}
 	if forwarded == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("X-Real-IP") == "" {
 		return who, true
@@ -323,17 +324,7 @@ func client(r *http.Request) (who netip.Addr, direct bool) {
 	if ip, err := netip.ParseAddr(last); err == nil {
 		who = ip.Unmap().WithZone("")
 	}
-	return network(who), false
-}
-
-// network takes the /64 of an IPv6 address: that is what one subscriber has.
-func network(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
+	return address.Network(who), false
 }
 
 // Failures that one address may have in the window, and how many addresses are

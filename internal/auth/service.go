@@ -122,7 +122,7 @@ func (s *Service) Login(ctx context.Context, user string, password []byte, remot
 		defer cancel()
 	}
 	a, err := s.domains.Parse(user)
-	t := attempt{user: a, password: password, keys: keys{remote: remoteKey(remote), user: a}}
+	t := attempt{user: a, password: password, keys: keys{remote: address.Network(remote), user: a}}
 	if err != nil {
 		return s.refuse(ctx, t, "malformed address")
 	}

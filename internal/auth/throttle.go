@@ -25,17 +25,6 @@ type keys struct {
 	user   address.Addr
 }
 
-// remoteKey takes the /64 of an IPv6 address: that is what one subscriber has.
-func remoteKey(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
-}
-
 // throttle slows failures down. It never delays by itself: it says how long.
 type throttle struct {
 	now func() time.Time

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"madmail/internal/address"
 )
 
 // slots are places for connections that are looked at.
@@ -22,10 +24,7 @@ type slots struct {
 func (s *slots) take(from net.Addr) (give func()) {
 	var ip netip.Addr
 	if a, ok := from.(*net.TCPAddr); ok && s.perSource > 0 {
-		if ip = a.AddrPort().Addr().Unmap().WithZone(""); ip.Is6() {
-			p, _ := ip.Prefix(64) // it has 128 bits
-			ip = p.Addr()
-		}
+		ip = address.Network(a.AddrPort().Addr())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -35,6 +35,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/task"
 )
@@ -189,20 +190,10 @@ func (h *Hub) Stop(ctx context.Context) error {
 	return errors.Join(append(errs, h.group.Wait(ctx))...)
 }
 
-// source is what limits count: an IPv4 address, or the /64 of an IPv6 address.
-func source(ip netip.Addr) netip.Addr {
-	if ip = ip.Unmap().WithZone(""); ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
 // admit takes a place for a connection, or says with which HTTP status it is
 // turned away. give gives the place back.
 func (h *Hub) admit(from netip.AddrPort) (give func(), status int) {
-	src := source(from.Addr())
+	src := address.Network(from.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	counted := !from.Addr().Unmap().IsLoopback() // there is a proxy in front: it stands for many

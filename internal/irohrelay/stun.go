@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"madmail/internal/address"
 )
 
 // STUN Binding, RFC 8489.
@@ -104,7 +106,7 @@ func (h *Hub) ServeSTUN(pc net.PacketConn) error {
 			second = now
 			clear(sources)
 		}
-		src := source(from.Addr())
+		src := address.Network(from.Addr())
 		if count := sources[src]; count >= stunPerSource || count == 0 && len(sources) >= stunSources {
 			h.count.stunTooMany.Add(1)
 			continue

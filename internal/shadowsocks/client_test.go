@@ -117,8 +117,8 @@ func (c *client) chunk(p []byte) []byte {
 	return append(c.seal(binary.BigEndian.AppendUint16(nil, uint16(len(p)))), c.seal(p)...)
 }
 
-// address is a target in the form of SOCKS5.
-func address(host string, port uint16) []byte {
+// targetAddress is a target in the form of SOCKS5.
+func targetAddress(host string, port uint16) []byte {
 	var b []byte
 	if ip, err := netip.ParseAddr(host); err != nil {
 		b = append([]byte{3, byte(len(host))}, host...)
@@ -133,13 +133,13 @@ func address(host string, port uint16) []byte {
 // hello is the beginning of a stream: where to, and perhaps a first payload.
 func (c *client) hello(host string, port uint16, first []byte) []byte {
 	if !c.modern {
-		return append(append([]byte{}, c.salt...), c.chunk(append(address(host, port), first...))...)
+		return append(append([]byte{}, c.salt...), c.chunk(append(targetAddress(host, port), first...))...)
 	}
 	pad := 0
 	if len(first) == 0 {
 		pad = 1 + int(c.salt[0])
 	}
-	head := append(binary.BigEndian.AppendUint16(address(host, port), uint16(pad)), make([]byte, pad)...)
+	head := append(binary.BigEndian.AppendUint16(targetAddress(host, port), uint16(pad)), make([]byte, pad)...)
 	return c.helloOf(0, uint64(c.now().Unix()), append(head, first...))
 }
 

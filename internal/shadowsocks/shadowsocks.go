@@ -29,6 +29,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"madmail/internal/address"
 	"madmail/internal/task"
 )
 
@@ -180,22 +181,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.group.Wait(ctx)
 }
 
-// source is what limits count: an IPv4 address, or the /64 of an IPv6 address.
-func source(ip netip.Addr) netip.Addr {
-	if ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
 func (s *Server) start(conn net.Conn) {
 	var from netip.AddrPort
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		from = netip.AddrPortFrom(a.AddrPort().Addr().Unmap().WithZone(""), a.AddrPort().Port())
 	}
-	k := source(from.Addr())
+	k := address.Network(from.Addr())
 	s.mu.Lock()
 	full := s.stopped || len(s.conns) >= s.opt.MaxConns || s.sources[k] >= s.opt.MaxPerSource
 	if !full {

@@ -244,7 +244,7 @@ func TestHeaderInPieces(t *testing.T) {
 		conn := dial(t, l)
 		c := newClient(conn, "aes-256-gcm", passwords["aes-256-gcm"])
 		out := append([]byte{}, c.salt...)
-		plain := append(address("mail.example", 993), "hello"...)
+		plain := append(targetAddress("mail.example", 993), "hello"...)
 		for rest := plain; len(rest) > 0; {
 			n := min(step, len(rest))
 			out = append(out, c.chunk(rest[:n])...)
@@ -279,15 +279,15 @@ func TestProbesLearnNothing(t *testing.T) {
 		}
 		if modern {
 			at := func(d int64) uint64 { return uint64(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix() + d) } // the beginning of synctest's time
-			head := append(address("127.0.0.1", 993), 0, 1, 0)
+			head := append(targetAddress("127.0.0.1", 993), 0, 1, 0)
 			probes["too old"] = fresh().helloOf(0, at(-31), head)
 			probes["too new"] = fresh().helloOf(0, at(31), head)
 			probes["no time"] = fresh().helloOf(0, 0, head)
 			probes["end of time"] = fresh().helloOf(0, 1<<63, head)
 			probes["an answer"] = fresh().helloOf(1, at(0), head)
-			probes["neither padding nor payload"] = fresh().helloOf(0, at(0), append(address("127.0.0.1", 993), 0, 0))
-			probes["padding beyond the end"] = fresh().helloOf(0, at(0), append(address("127.0.0.1", 993), 0, 9, 1))
-			probes["no padding length"] = fresh().helloOf(0, at(0), address("127.0.0.1", 993))
+			probes["neither padding nor payload"] = fresh().helloOf(0, at(0), append(targetAddress("127.0.0.1", 993), 0, 0))
+			probes["padding beyond the end"] = fresh().helloOf(0, at(0), append(targetAddress("127.0.0.1", 993), 0, 9, 1))
+			probes["no padding length"] = fresh().helloOf(0, at(0), targetAddress("127.0.0.1", 993))
 			probes["no address"] = fresh().helloOf(0, at(0), nil)
 			probes["unknown address type"] = fresh().helloOf(0, at(0), []byte{9, 9, 9, 9, 9, 9, 9, 9})
 		} else {
@@ -484,7 +484,7 @@ func TestConfigureAndTargets(t *testing.T) {
 
 func FuzzTarget(f *testing.F) {
 	for _, h := range []string{"127.0.0.1", "::1", "mail.example"} {
-		f.Add(address(h, 993))
+		f.Add(targetAddress(h, 993))
 	}
 	f.Add([]byte{3, 0})
 	f.Add([]byte{4, 1})
@@ -514,8 +514,8 @@ func (o oneWay) SetReadDeadline(time.Time) error { return nil }
 // sends it as it is.
 func FuzzStream(f *testing.F) {
 	for i := range ciphers {
-		f.Add(byte(i), address("127.0.0.1", 993), []byte("hello"), byte(0))
-		f.Add(byte(i), append(address("127.0.0.1", 993), 0, 2, 0, 0), []byte("hello"), byte(4))
+		f.Add(byte(i), targetAddress("127.0.0.1", 993), []byte("hello"), byte(0))
+		f.Add(byte(i), append(targetAddress("127.0.0.1", 993), 0, 2, 0, 0), []byte("hello"), byte(4))
 		f.Add(byte(i), []byte{3, 255}, bytes.Repeat([]byte("x"), 300), byte(1))
 	}
 	f.Fuzz(func(t *testing.T, which byte, head, body []byte, cut byte) {

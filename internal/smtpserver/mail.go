@@ -24,7 +24,7 @@ func (c *session) mail(arg string) smtp.Reply {
 		return smtp.Say(503, "5.5.1", "Sender already given")
 	}
 	// This machine itself may be a proxy, which stands for many.
-	if c.mode == MX && !c.remote.IsLoopback() && !c.srv.peers.allow(network(c.remote), c.srv.opt.Now()) {
+	if c.mode == MX && !c.remote.IsLoopback() && !c.srv.peers.allow(address.Network(c.remote), c.srv.opt.Now()) {
 		c.srv.stats.by[c.module()].deferred.Add(1)
 		return smtp.Say(451, "4.7.1", "Too much mail from your server, try again later")
 	}

@@ -1,7 +1,6 @@
 package smtpserver
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -59,13 +58,3 @@ const (
 	peerPerMinute = 200 * 60
 	peerBurst     = 2000
 )
-
-// network is what of an address counts as one server: all of it, or 64 bits of IPv6.
-func network(ip netip.Addr) netip.Addr {
-	if ip.Is6() {
-		if p, err := ip.WithZone("").Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}

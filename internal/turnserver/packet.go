@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"madmail/internal/address"
 )
 
 // maxFaults is how many errors in a row a socket may give that do not say that
@@ -57,7 +59,7 @@ func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 func (p *packets) WriteTo(b []byte, to net.Addr) (int, error) {
-	if toStranger(b) && !p.mayAnswer(source(addrOf(to).Addr())) {
+	if toStranger(b) && !p.mayAnswer(address.Network(addrOf(to).Addr())) {
 		p.in.s.stats.unanswered.Add(1)
 		return len(b), nil
 	}

@@ -81,17 +81,6 @@ func addrOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(plain(ap.Addr()), ap.Port())
 }
 
-// source is what limits count: an IPv4 address, or the /64 of an IPv6 address,
-// which is what one subscriber has.
-func source(ip netip.Addr) netip.Addr {
-	if ip = plain(ip); ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
 // machine is the addresses of this machine, looked up now and then.
 type machine struct {
 	addrs map[netip.Addr]bool

@@ -29,6 +29,7 @@ import (
 	"github.com/pion/turn/v5"
 	"golang.org/x/time/rate"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/task"
 )
@@ -423,7 +424,7 @@ func (in *instance) quota(user, _ string, src net.Addr) bool {
 	from := addrOf(src)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k, ip := clientKey{src.Network(), from}, source(from.Addr())
+	k, ip := clientKey{src.Network(), from}, address.Network(from.Addr())
 	if in.over || s.users[user] >= l.PerUser || len(s.relays) >= l.Allocations || s.sources[ip] >= l.PerAddress {
 		s.stats.quota.Add(1)
 		return false
@@ -440,7 +441,7 @@ func (in *instance) created(src, addr net.Addr) {
 	s, from, at := in.s, addrOf(src), addrOf(addr)
 	s.stats.created.Add(1)
 	s.mu.Lock()
-	k, ip := clientKey{src.Network(), from}, source(from.Addr())
+	k, ip := clientKey{src.Network(), from}, address.Network(from.Addr())
 	if _, counted := s.pending[k]; counted {
 		delete(s.pending, k)
 	} else {
@@ -540,7 +541,7 @@ func (s *Server) unregister(r *relay) {
 
 // admit counts a connection, or says that it is one too many.
 func (s *Server) admit(c *stream) bool {
-	l, ip := s.limits.Load(), source(c.from.Addr())
+	l, ip := s.limits.Load(), address.Network(c.from.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped || s.nconns >= l.Conns || s.conns[ip] >= l.ConnsPerSource || s.clients[c.from] != nil {
@@ -559,7 +560,7 @@ func (s *Server) dismiss(c *stream) {
 	if s.clients[c.from] == c {
 		delete(s.clients, c.from)
 		s.nconns--
-		less(s.conns, source(c.from.Addr()))
+		less(s.conns, address.Network(c.from.Addr()))
 	}
 }
 
