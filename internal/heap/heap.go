@@ -16,6 +16,10 @@ import (
 const (
 	minRoom = 24 << 20 // octets between collections, at least
 	share   = 3        // one part in share of what is in use, when that is more
+
+	// The runtime collects no heap below this much times GOGC/100: a GOGC made
+	// for less in use would let the first megabytes grow to a hundred.
+	runtimeMin = 4 << 20
 )
 
 // Pace adjusts the goal after each collection, for the life of the process.
@@ -57,7 +61,7 @@ func (p *pacer) adjust() {
 // percent is the GOGC that leaves the room. The collector counts stacks and
 // globals in: its goal is live + (live + rest) * GOGC / 100.
 func percent(live, rest uint64) int {
-	used := max(live+rest, 1<<20)
+	used := max(live+rest, runtimeMin)
 	n := int(max(minRoom, used/share) * 100 / used)
 	return n - n%5 // setting it stops the world for a moment: not for every breath
 }

@@ -7,7 +7,8 @@ func TestASmallHeapGetsAFixedRoomAndALargeOneAThird(t *testing.T) {
 		live, rest uint64
 		want       int
 	}{
-		{0, 0, 2400},
+		{0, 0, 600}, // the first collection is at 24 MiB: 4 MiB times this
+		{1 << 20, 1 << 20, 600},
 		{5 << 20, 1 << 20, 400},
 		{11 << 20, 1 << 20, 200},
 		{72 << 20, 0, 30},
