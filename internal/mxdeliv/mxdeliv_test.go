@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"madmail/internal/address"
@@ -197,6 +200,49 @@ func TestTooSlow(t *testing.T) {
 	if !errors.Is(err, errCut) || n > 60 {
 		t.Error(n, err)
 	}
+}
+
+// storing is an intake that needs between 1 and 5 ms for somebody.
+type storing struct{ intake }
+
+func (s *storing) Accept(ctx context.Context, e *delivery.Envelope, r io.Reader) (delivery.Result, error) {
+	res, err := s.intake.Accept(ctx, e, r)
+	if err == nil {
+		time.Sleep(time.Millisecond + rand.N(4*time.Millisecond))
+	}
+	return res, err
+}
+
+// TestTheWaitDoesNotTellWhoExists compares how long answers take for somebody and for
+// nobody, in a time of its own: nothing but what the handler does is in it.
+func TestTheWaitDoesNotTellWhoExists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := &storing{}
+		h := door(t, &in.intake, func(o *Options) { o.Intake = in })
+		h.waits.sleep = time.Sleep
+		const n = burst / 2 // what one peer may bring at once
+		var sum, squares [2]float64
+		for range n {
+			for k, to := range []string{"b@here.example", "nobody@here.example"} {
+				start := time.Now()
+				if w := post(h, "a message", "X-Mail-From", "a@there.example", "X-Mail-To", to); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != "OK" {
+					t.Fatal(to, w.Code, w.Body)
+				}
+				ms := time.Since(start).Seconds() * 1000
+				sum[k] += ms
+				squares[k] += ms * ms
+			}
+		}
+		var mean, deviation [2]float64
+		for k := range 2 {
+			mean[k] = sum[k] / n
+			deviation[k] = math.Sqrt(squares[k]/n - mean[k]*mean[k])
+		}
+		// The difference of two such means deviates by 0.05 ms from none.
+		if math.Abs(mean[0]-mean[1]) > 0.4 || math.Abs(deviation[0]-deviation[1]) > 0.4 || mean[0] < 2 {
+			t.Errorf("%.3f ms for somebody, %.3f ms for nobody, deviations %.3f and %.3f", mean[0], mean[1], deviation[0], deviation[1])
+		}
+	})
 }
 
 // TestNobodyTakesAsLongAsSomebody.

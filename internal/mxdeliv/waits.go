@@ -12,6 +12,8 @@ import (
 // size, so that the answer to one for nobody takes as long as one of them: neither the
 // mean nor the spread tells them apart. The zero value is ready.
 type waits struct {
+	sleep func(time.Duration) // nap when nil
+
 	mu    sync.Mutex // guards the fields below
 	sizes [maxSizes]sample
 	late  time.Duration // by how much a wait is longer than what was asked for, on average
@@ -69,7 +71,11 @@ func (w *waits) wait(ctx context.Context, size int64, read time.Time) {
 	if rest <= 0 {
 		return
 	}
-	nap(rest)
+	if w.sleep != nil {
+		w.sleep(rest)
+	} else {
+		nap(rest)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.late += (time.Since(until) - w.late) / 8
