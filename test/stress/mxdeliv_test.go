@@ -72,7 +72,7 @@ func TestServersThatBringMailByHTTPAreBounded(t *testing.T) {
 			if code != http.StatusRequestEntityTooLarge && !(length > 0 && err != nil) {
 				t.Errorf("length %d: %d, %v", length, code, err)
 			}
-			if after := rss(t, srv); after > before+16 {
+			if after := rss(t, srv); after > before+40 { // it would be 70; the collector lets 24 stand
 				t.Errorf("length %d: resident memory went from %d to %d MiB", length, before, after)
 			}
 		}
