@@ -126,7 +126,7 @@ func configure(ts *testscript.TestScript, _ bool, args []string) {
 
 // until asks again and again whether something has come about.
 func until(ts *testscript.TestScript, what string, done func() bool) {
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -134,7 +134,7 @@ func until(ts *testscript.TestScript, what string, done func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			ts.Fatalf("not within 20 s: %s", what)
+			ts.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
