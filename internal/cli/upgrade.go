@@ -38,6 +38,11 @@ func tree(root string) (setup.Tree, error) {
 	l := setup.Layout{Name: name}.Fill()
 	if _, err := os.Stat(l.Unit()); err == nil && m.Manager && os.Getenv("MADMAIL_VERSION_MANAGER_NO_SERVICE") != "1" {
 		t.Service = func(ctx context.Context, word string) error {
+			if word == "start" {
+				// Several starts in a few seconds are no reason to refuse one. It fails for
+				// a unit that nothing is known of; then there is nothing to reset.
+				_, _ = m.Run(ctx, "systemctl", "reset-failed", l.Service)
+			}
 			_, err := m.Run(ctx, "systemctl", word, l.Service)
 			return err
 		}

@@ -225,33 +225,55 @@ func calls(ctx context.Context, f *Facts) Finding {
 	if ap, err := netip.ParseAddrPort(at); err == nil && ap.Addr().Is6() {
 		network = "udp6"
 	}
+	var relay net.Addr
+	var err error
+	for _, family := range []turn.RequestedAddressFamily{turn.RequestedAddressFamilyIPv4, turn.RequestedAddressFamilyIPv6} {
+		var refused bool
+		if relay, refused, err = trial(ctx, f, network, turn.ClientConfig{STUNServerAddr: at, TURNServerAddr: at, Username: user, Password: password, RequestedAddressFamily: family}); err == nil || !refused {
+			break // what is refused for one family may be given for the other
+		}
+	}
+	switch {
+	case errors.Is(err, errNoTrial):
+		return Finding{Level: Unknown, Finding: errNoTrial.Error(), Evidence: err.Error()}
+	case err != nil:
+		return Finding{Level: Failure, Finding: "the relay for calls gives no relay", Evidence: err.Error(), Next: "scripts/turn-debug-env.sh"}
+	}
+	return Finding{Level: OK, Finding: "the relay for calls works on this machine; a firewall must let in UDP on its ports", Evidence: "relay " + relay.String()}
+}
+
+var errNoTrial = errors.New("a trial call could not be begun")
+
+// trial asks for one relay and gives it back. refused is set when the server said no.
+func trial(ctx context.Context, f *Facts, network string, c turn.ClientConfig) (at net.Addr, refused bool, err error) {
 	conn, err := net.ListenPacket(network, ":0")
 	if err != nil {
-		return Finding{Level: Unknown, Finding: "no socket for a trial", Evidence: err.Error()}
+		return nil, false, fmt.Errorf("%w: %w", errNoTrial, err)
 	}
 	defer conn.Close()
 	quiet := logging.NewDefaultLoggerFactory()
 	quiet.DefaultLogLevel = logging.LogLevelDisabled
-	c, err := turn.NewClient(&turn.ClientConfig{STUNServerAddr: at, TURNServerAddr: at, Username: user, Password: password, Conn: conn, RTO: 500 * time.Millisecond, LoggerFactory: quiet})
+	c.Conn, c.RTO, c.LoggerFactory = conn, 500*time.Millisecond, quiet
+	client, err := turn.NewClient(&c)
 	if err != nil {
-		return Finding{Level: Unknown, Finding: "a trial call could not be begun", Evidence: err.Error()}
+		return nil, false, fmt.Errorf("%w: %w", errNoTrial, err)
 	}
-	defer c.Close()
-	if err := c.Listen(); err != nil {
-		return Finding{Level: Unknown, Finding: "a trial call could not be begun", Evidence: err.Error()}
+	defer client.Close()
+	if err := client.Listen(); err != nil {
+		return nil, false, fmt.Errorf("%w: %w", errNoTrial, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.CallWait)
 	defer cancel()
 	// A closed client answers itself.
-	stop := context.AfterFunc(ctx, c.Close)
-	relay, err := c.Allocate()
+	stop := context.AfterFunc(ctx, client.Close)
+	relay, err := client.Allocate()
 	stop()
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%s does not answer within %s", at, f.CallWait)
-	}
 	if err != nil {
-		return Finding{Level: Failure, Finding: "the relay for calls gives no relay", Evidence: err.Error(), Next: "scripts/turn-debug-env.sh"}
+		if ctx.Err() != nil {
+			return nil, false, fmt.Errorf("%s does not answer within %s", c.TURNServerAddr, f.CallWait)
+		}
+		return nil, true, err
 	}
 	defer relay.Close()
-	return Finding{Level: OK, Finding: "the relay for calls works on this machine; a firewall must let in UDP on its ports", Evidence: "relay " + relay.LocalAddr().String()}
+	return relay.LocalAddr(), false, nil
 }

@@ -626,7 +626,7 @@ func descriptors(_ context.Context, f *Facts) Finding {
 		return leftOut()
 	}
 	if n < f.Wanted {
-		return Finding{Level: Warning, Finding: "there are fewer open files than sessions allowed", Evidence: fmt.Sprintf("%d, wanted %d", n, f.Wanted), Next: "LimitNOFILE=65536 in the unit, then systemctl daemon-reload and systemctl restart madmail"}
+		return Finding{Level: Warning, Finding: "there are fewer open files than sessions allowed", Evidence: fmt.Sprintf("%d, wanted %d", n, f.Wanted), Next: "LimitNOFILE=131072 in the unit, then systemctl daemon-reload and systemctl restart madmail"}
 	}
 	return Finding{Level: OK, Finding: "enough files may be open", Evidence: fmt.Sprint(n)}
 }

@@ -354,7 +354,10 @@ func (t Tree) Use(ctx context.Context, id string) (Switched, error) {
 	if back == nil {
 		back = t.Service(ctx, "start")
 	}
-	return s, fault.Wrap(fault.Refused, errors.Join(err, back), fmt.Sprintf("version %s does not start; %s runs again", id, s.Previous))
+	if back != nil {
+		return s, fault.WithHint(fault.Wrap(fault.Internal, errors.Join(err, back), fmt.Sprintf("version %s does not start, and %s does not start again", id, s.Previous)), "systemctl status "+t.Name)
+	}
+	return s, fault.Wrap(fault.Refused, err, fmt.Sprintf("version %s does not start; %s runs again", id, s.Previous))
 }
 
 // adopt keeps the program that was installed without a tree, so that there is a way

@@ -117,6 +117,19 @@ func TestAVersionThatDoesNotStartIsTakenBack(t *testing.T) {
 	if err == nil || !s.RolledBack || starts != 2 || tree.Current() != "1.0" || says(t, tree.Link) != "1.0" {
 		t.Errorf("%+v, %v, %d starts, now %s", s, err, starts, tree.Current())
 	}
+	if !strings.Contains(err.Error(), "1.0 runs again") {
+		t.Error(err)
+	}
+	// Nor does the one before: that is not hidden.
+	tree.Service = func(_ context.Context, word string) error {
+		if word == "start" {
+			return errors.New("not ready")
+		}
+		return nil
+	}
+	if s, err = tree.Use(t.Context(), "2.0"); err == nil || !s.RolledBack || strings.Contains(err.Error(), "runs again") || !strings.Contains(fault.HintOf(err), "systemctl status") {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
 
 // TestNothingChangesForAProgramThatIsNotOurs: a bad signature, one that does not run,

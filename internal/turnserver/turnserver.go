@@ -353,7 +353,10 @@ func (s *Server) run(closing <-chan struct{}, start func(*instance) (func(), err
 func (in *instance) start(p *packets, l *streams) error {
 	c := turn.ServerConfig{
 		Realm: in.conf.Realm, AuthHandler: in.authenticate, QuotaHandler: in.quota, InboundMTU: inboundMTU,
-		LoggerFactory: loggers{in.s.opt.Log, in.s.opt.Verbose},
+		// Callers that ask for no family get IPv4 (RFC 8656 section 7.2), however they
+		// came, when there is one.
+		StrictAddressFamily: slices.ContainsFunc(in.conf.Relay, func(ip netip.Addr) bool { return plain(ip).Is4() }),
+		LoggerFactory:       loggers{in.s.opt.Log, in.s.opt.Verbose},
 		EventHandler: turn.EventHandler{
 			OnAuth: func(_, _ net.Addr, _, _, _, _ string, ok bool) {
 				if !ok {

@@ -973,6 +973,34 @@ func rawAllocate(t testing.TB, b *bench, pc net.PacketConn, to net.Addr) {
 	}
 }
 
+// TestACallerByIPv6GetsTheRelayThatThereIs, although it asks for no family and the
+// relay has an IPv4 address alone.
+func TestACallerByIPv6GetsTheRelayThatThereIs(t *testing.T) {
+	b := start(t, nil)
+	pc, err := net.ListenPacket("udp", "[::]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.sockets = append(b.sockets, pc)
+	b.served.Go(func() {
+		if err := b.ServePacket(pc); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	c, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	rawAllocate(t, b, c, &net.UDPAddr{IP: net.IPv6loopback, Port: pc.LocalAddr().(*net.UDPAddr).Port})
+	if st := b.Stats(); st.Allocations != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestIdleAllocationsAreSmall(t *testing.T) {
 	const n = 200
 	for _, kind := range []string{"udp", "tcp"} {
