@@ -101,7 +101,7 @@ test-dclogin: ## let the real client talk between two real servers: DCLOGIN1 and
 test-crash: build ## kill -9 the binary just built under load, CRASH_ROUNDS times (50), fill its disk, and look what is left
 	MADMAIL_BINARY=$(abspath $(BINARY)) CRASH_ROUNDS=$(or $(CRASH_ROUNDS),50) go test -tags crash -count=1 -v -timeout 20m ./test/crash/... ./test/stress/...
 
-test-interop: build ## run mail programs of others (curl, isync, shadowsocks-libev, coturn, Postfix with opendkim: as root) against the binary just built
+test-interop: build ## run mail programs of others (curl, isync, shadowsocks-libev, coturn, Postfix with opendkim, systemd: as root) against the binary just built
 	MADMAIL_BINARY=$(abspath $(BINARY)) go test -tags interop -count=1 -timeout 10m ./test/interop/...
 
 bench: build ## measure the built server (T1): latency, throughput, logins, idle memory

@@ -326,6 +326,9 @@ func (s *shell) run() *cobra.Command {
 				return s.version().RunE(nil, nil)
 			}
 			s.serving = true
+			if err := crashLoudly(); err != nil {
+				return fault.Wrap(fault.Internal, err, "limit core files")
+			}
 			return s.serve(dev, once, log) // fault.Invalid is exit code 2: a service manager must not try again
 		},
 	}

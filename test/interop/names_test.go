@@ -40,17 +40,27 @@ const (
 
 const inside = "MADMAIL_TEST_NETWORK"
 
+// inNetwork runs the calling test once more, in a network of its own, and reports
+// whether this is that run.
+func inNetwork(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inside) != "" {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+	cmd.Env = append(os.Environ(), inside+"=1", "MADMAIL_BINARY="+testserver.Binary(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := cmd.CombinedOutput()
+	if t.Logf("%s", out); err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
 // TestNames plays two servers of ours with names, certificates and keys on the usual
 // ports, in a network of its own: the DNS says where mail goes, the test is the DNS.
 func TestNames(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestNames$", "-test.v", "-test.timeout=5m")
-		cmd.Env = append(os.Environ(), inside+"=1", "MADMAIL_BINARY="+testserver.Binary(t))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		out, err := cmd.CombinedOutput()
-		if t.Logf("%s", out); err != nil {
-			t.Fatal(err)
-		}
+	if !inNetwork(t) {
 		return
 	}
 	ip := tool(t, "ip", "iproute2")

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -183,6 +184,20 @@ func refused(t *testing.T, s *testserver.Server, user, with string) {
 		r.Close()
 		t.Errorf("%s was let in", user)
 	}
+}
+
+// TestACrashIsNoBadConfiguration: the runtime's exit code after a panic is 2, which the
+// unit takes for a configuration that cannot be used.
+func TestACrashIsNoBadConfiguration(t *testing.T) {
+	s := testserver.New(t, "")
+	st := s.Crash()
+	if w, ok := st.Sys().(syscall.WaitStatus); !ok || !w.Signaled() || w.Signal() != syscall.SIGABRT || w.CoreDump() {
+		t.Errorf("%v", st)
+	}
+	if out := s.Output(); !strings.Contains(out, "goroutine ") {
+		t.Errorf("it does not tell where: %s", out)
+	}
+	s.Start()
 }
 
 // TestABanReachesTheRunningServer is number 7 of the known failures: sessions end

@@ -150,7 +150,7 @@ func (s *Server) Launch() *exec.Cmd {
 func (s *Server) Start() {
 	s.t.Helper()
 	cmd := s.Launch()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.IMAP)), time.Second)
 		if err == nil {
@@ -198,13 +198,14 @@ func (s *Server) Output() string {
 	return s.out.String()
 }
 
-func (s *Server) end(sig os.Signal) {
+// end ends the process, if there is one, and returns how it ended.
+func (s *Server) end(sig os.Signal) *os.ProcessState {
 	s.mu.Lock()
 	cmd := s.cmd
 	s.cmd = nil
 	s.mu.Unlock()
 	if cmd == nil {
-		return
+		return nil
 	}
 	_ = cmd.Process.Signal(sig)
 	done := make(chan error, 1)
@@ -219,6 +220,7 @@ func (s *Server) end(sig os.Signal) {
 		<-done
 		s.t.Error("the server did not stop within 15 s")
 	}
+	return cmd.ProcessState
 }
 
 // Stop ends the process as a service manager does.
@@ -226,6 +228,17 @@ func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 
 // Kill ends it as a crash does.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+// Crash lets the runtime end the process as it does after a panic, and a watchdog, and
+// returns how it ended.
+func (s *Server) Crash() *os.ProcessState {
+	s.t.Helper()
+	st := s.end(syscall.SIGABRT)
+	if st == nil {
+		s.t.Fatal("no server runs")
+	}
+	return st
+}
 
 // Program returns the path of the binary under test.
 func (s *Server) Program() string { return s.binary }
