@@ -3,15 +3,22 @@
 package app
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"syscall"
 )
 
+// mostLooked and mostForeign bound how many files foreign looks at, and returns.
+const (
+	mostLooked  = 100_000
+	mostForeign = 100
+)
+
 // foreign returns files of a state directory whose owner is not the directory's: what
-// root made by hand, the server's user cannot read. It looks at what lies directly
-// below, and at the files that are named.
+// root made by hand, the server's user cannot read. It looks at those below, and at
+// the ones that are named.
 func foreign(dir string, more []string) (list []string, owner string) {
 	of := func(path string) (uint32, bool) {
 		info, err := os.Lstat(path)
@@ -28,16 +35,23 @@ func foreign(dir string, more []string) (list []string, owner string) {
 	if !ok {
 		return nil, ""
 	}
-	found, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil {
-		found = nil // the directory's name has a pattern's characters
-	}
 	seen := make(map[string]bool)
-	for _, path := range append(found, more...) {
+	look := func(path string) {
 		if uid, ok := of(path); ok && uid != mine && !seen[path] {
 			seen[path] = true
 			list = append(list, path)
 		}
+	}
+	left := mostLooked
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error { // what cannot be read is looked at, too
+		if left--; left < 0 || len(list) >= mostForeign {
+			return fs.SkipAll
+		}
+		look(path)
+		return nil
+	})
+	for _, path := range more {
+		look(path)
 	}
 	return list, strconv.FormatUint(uint64(mine), 10) + ":"
 }

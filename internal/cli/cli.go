@@ -358,6 +358,9 @@ func (s *shell) serve(dev, once bool, log []string) error {
 	if err != nil {
 		return err
 	}
+	if w := foreignRoot(a.StateDir); w != "" {
+		fmt.Fprintln(s.err, "madmail: warning:", w)
+	}
 	if dev {
 		if err := s.welcome(ctx, a, path); err != nil {
 			fmt.Fprintln(s.err, "madmail: warning:", err)

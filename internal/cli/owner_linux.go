@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"fmt"
 	"os"
+	"os/user"
 	"syscall"
 )
 
@@ -36,4 +38,22 @@ func asOwner(dir, runDir string, f func() error) error {
 	}
 	defer func() { _ = syscall.Setresuid(-1, 0, -1) }() // the real user is root
 	return f()
+}
+
+// foreignRoot is a warning when root starts a server in a state directory of somebody
+// else, who will not be able to read what it makes; else "".
+func foreignRoot(dir string) string {
+	st, err := os.Stat(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return ""
+	}
+	owner, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return ""
+	}
+	name := fmt.Sprint(owner.Uid)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	return fmt.Sprintf("%s belongs to %s, who cannot read what root makes there: start the service instead, and after this \"chown -R %s: %s\"", dir, name, name, dir)
 }

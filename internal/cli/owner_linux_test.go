@@ -59,3 +59,40 @@ func TestRootLeavesFilesToTheServer(t *testing.T) {
 		t.Fatalf("%d files, %v", seen, err)
 	}
 }
+
+// TestRootIsWarned: a server that root starts by hand makes files that the service
+// cannot read. It is said, and the doctor finds them, also below the first level.
+func TestRootIsWarned(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	root := os.Geteuid() == 0
+	if root {
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config := filepath.Join(dir, "chatmail.toml")
+	if err := os.WriteFile(config, []byte("primary_domain = \"[127.0.0.1]\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if root {
+		if err := os.Chown(config, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out, errs bytes.Buffer
+	args := []string{"--config", config, "--state-dir", dir}
+	if code := Main(append(args, "run", "--boot-once"), strings.NewReader(""), &out, &errs); code != done {
+		t.Fatalf("exit code %d: %s", code, errs.String())
+	}
+	if strings.Contains(errs.String(), "cannot read what root makes") != root {
+		t.Errorf("root: %v, %q", root, errs.String())
+	}
+	out.Reset()
+	Main(append(args, "doctor"), strings.NewReader(""), &out, &errs) // there are other findings: no server runs
+	if strings.Contains(out.String(), "belong to somebody else") != root || root && !strings.Contains(out.String(), "chown -R 65534: ") {
+		t.Errorf("root: %v, %s", root, out.String())
+	}
+}
