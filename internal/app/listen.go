@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -46,6 +47,9 @@ func (*packetSocket) Accept() (net.Conn, error) { return nil, net.ErrClosed }
 func (p *packetSocket) Addr() net.Addr { return p.LocalAddr() }
 
 func open(w config.Listener) (net.Listener, error) {
+	if port, ok := strings.CutPrefix(w.Addr, "[::]:"); ok {
+		w.Addr = ":" + port // the same, but IPv4 alone where the system has no IPv6
+	}
 	if w.Net == "udp" {
 		pc, err := net.ListenPacket("udp", w.Addr)
 		if err != nil {

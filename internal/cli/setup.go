@@ -120,7 +120,7 @@ func (s *shell) install() *cobra.Command {
 	f.StringVar(&o.Cert, "cert-path", "", "certificate `file`, with its chain")
 	f.StringVar(&o.Key, "key-path", "", "key `file`")
 	f.StringVar(&o.ACMEEmail, "acme-email", "", "`address` where operators can be reached")
-	f.StringVar(&o.HTTPListen, "http-listen", "", "where the invite page listens without TLS (0.0.0.0:80)")
+	f.StringVar(&o.HTTPListen, "http-listen", "", "where the invite page listens without TLS ([::]:80)")
 	f.StringVar(&o.Language, "lang", "", "`language` of the pages: en, fa, ru or es")
 	f.StringVar(&o.MaxMessageSize, "max-message-size", "", "largest message, as in 100M")
 	f.BoolVar(&o.TURN, "enable-turn", false, "relay calls")

@@ -236,7 +236,7 @@ func TestTheExampleFileIsRead(t *testing.T) {
 	for _, l := range c.Listeners(nobody()) {
 		on = append(on, l.Name+" "+l.Addr)
 	}
-	want := []string{"smtp 0.0.0.0:25", "submission 0.0.0.0:587", "submission_tls 0.0.0.0:465", "imap 0.0.0.0:143", "imap_tls 0.0.0.0:993",
+	want := []string{"smtp [::]:25", "submission [::]:587", "submission_tls [::]:465", "imap [::]:143", "imap_tls [::]:993",
 		"http 0.0.0.0:80", "http_tls 0.0.0.0:443"}
 	if !slices.Equal(on, want) {
 		t.Errorf("listeners %q, want %q", on, want)

@@ -326,9 +326,6 @@ func reach(addr string) string {
 	if err != nil || !ap.Addr().IsUnspecified() {
 		return addr
 	}
-	if ap.Addr().Is6() {
-		return netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port()).String()
-	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
 }
 

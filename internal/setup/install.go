@@ -32,7 +32,7 @@ type Options struct {
 	Cert, Key string
 	ACMEEmail string
 
-	HTTPListen     string // "0.0.0.0:80" without one
+	HTTPListen     string // "[::]:80" without one
 	Language       string
 	MaxMessageSize string
 
@@ -123,7 +123,7 @@ func (o *Options) complete() error {
 		return fault.WithHint(fault.Newf(fault.Invalid, "--tls-mode: %.40q is no way to a certificate", o.TLSMode), "self_signed or file")
 	}
 	if o.HTTPListen == "" {
-		o.HTTPListen = "0.0.0.0:80"
+		o.HTTPListen = "[::]:80"
 	}
 	if _, _, err := net.SplitHostPort(o.HTTPListen); err != nil {
 		return fault.Newf(fault.Invalid, "--http-listen: %.80q is not host:port", o.HTTPListen)
@@ -158,10 +158,10 @@ func (o Options) ConfigText() []byte {
 	b.WriteString("\n# Where things are.\n")
 	line("state_dir", o.StateDir)
 	line("runtime_dir", "/run/"+o.Name)
-	b.WriteString("\n# Where clients and other servers connect. Remove a line to switch it off.\n")
+	b.WriteString("\n# Where clients and other servers connect, by IPv4 and IPv6. Remove a line to switch it off.\n")
 	for _, l := range [][2]string{
-		{"smtp_listen", "0.0.0.0:25"}, {"submission_listen", "0.0.0.0:587"}, {"submission_tls_listen", "0.0.0.0:465"},
-		{"imap_listen", "0.0.0.0:143"}, {"imap_tls_listen", "0.0.0.0:993"}, {"http_listen", o.HTTPListen}, {"http_tls_listen", "0.0.0.0:443"},
+		{"smtp_listen", "[::]:25"}, {"submission_listen", "[::]:587"}, {"submission_tls_listen", "[::]:465"},
+		{"imap_listen", "[::]:143"}, {"imap_tls_listen", "[::]:993"}, {"http_listen", o.HTTPListen}, {"http_tls_listen", "[::]:443"},
 	} {
 		line(l[0], l[1])
 	}
@@ -176,7 +176,7 @@ func (o Options) ConfigText() []byte {
 		line("turn_server", o.TURNServer)
 	}
 	if o.SS {
-		b.WriteString("\n# Shadowsocks, to the services of this server only.\nss_addr = \"0.0.0.0:8388\"\n")
+		b.WriteString("\n# Shadowsocks, to the services of this server only.\nss_addr = \"[::]:8388\"\n")
 		line("ss_password", o.SSPassword)
 	}
 	if o.Iroh {

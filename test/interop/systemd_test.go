@@ -262,6 +262,11 @@ func TestUnderSystemd(t *testing.T) {
 	here()
 	send()
 	h.healthy()
+	six := tg
+	six.SMTP, six.IMAP = "[::1]:465", "[::1]:993"
+	if err := six.Ensure("sixth-no-%d", 1); err != nil {
+		t.Errorf("by IPv6: %v", err)
+	}
 
 	r, err := tg.Login("reader-one")
 	if err != nil {
