@@ -237,7 +237,7 @@ func TestTheExampleFileIsRead(t *testing.T) {
 		on = append(on, l.Name+" "+l.Addr)
 	}
 	want := []string{"smtp [::]:25", "submission [::]:587", "submission_tls [::]:465", "imap [::]:143", "imap_tls [::]:993",
-		"http 0.0.0.0:80", "http_tls 0.0.0.0:443"}
+		"http [::]:80", "http_tls [::]:443"}
 	if !slices.Equal(on, want) {
 		t.Errorf("listeners %q, want %q", on, want)
 	}
