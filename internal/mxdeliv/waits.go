@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"madmail/internal/threads"
 )
 
 // waits remembers how long messages took from their last octet to the answer, by
@@ -71,10 +73,14 @@ func (w *waits) wait(ctx context.Context, size int64, read time.Time) {
 	if rest <= 0 {
 		return
 	}
-	if w.sleep != nil {
+	switch {
+	case w.sleep != nil:
 		w.sleep(rest)
-	} else {
+	case threads.TryEnter():
 		nap(rest)
+		threads.Leave()
+	default:
+		time.Sleep(rest)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"madmail/internal/fault"
+	"madmail/internal/threads"
 )
 
 // files are the operations on the queue's directory; tests let them fail.
@@ -41,27 +42,80 @@ type directory string
 
 func (d directory) path(name string) string { return filepath.Join(string(d), name) }
 
+// waiting is a file whose calls count as waiting for the disk.
+type waiting struct{ f *os.File }
+
+func (w waiting) Write(p []byte) (int, error) {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.Write(p)
+}
+
+func (w waiting) ReadAt(p []byte, off int64) (int, error) {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.ReadAt(p, off)
+}
+
+func (w waiting) Sync() error {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.Sync()
+}
+
+func (w waiting) Close() error {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.Close()
+}
+
+func (w waiting) Stat() (fs.FileInfo, error) {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.Stat()
+}
+
 func (d directory) create(name string) (file, error) {
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.OpenFile(d.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return f, nil
+	return waiting{f}, nil
 }
 
 func (d directory) open(name string) (file, error) {
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.Open(d.path(name))
 	if err != nil {
 		return nil, err
 	}
-	return f, nil
+	return waiting{f}, nil
 }
 
-func (d directory) link(from, to string) error   { return os.Link(d.path(from), d.path(to)) }
-func (d directory) rename(from, to string) error { return os.Rename(d.path(from), d.path(to)) }
-func (d directory) remove(name string) error     { return os.Remove(d.path(name)) }
+func (d directory) link(from, to string) error {
+	threads.Enter()
+	defer threads.Leave()
+	return os.Link(d.path(from), d.path(to))
+}
+
+func (d directory) rename(from, to string) error {
+	threads.Enter()
+	defer threads.Leave()
+	return os.Rename(d.path(from), d.path(to))
+}
+
+func (d directory) remove(name string) error {
+	threads.Enter()
+	defer threads.Leave()
+	return os.Remove(d.path(name))
+}
 
 func (d directory) read(name string, limit int64) ([]byte, error) {
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.Open(d.path(name))
 	if err != nil {
 		return nil, err
@@ -75,6 +129,8 @@ func (d directory) read(name string, limit int64) ([]byte, error) {
 }
 
 func (d directory) age(name string) (time.Time, error) {
+	threads.Enter()
+	defer threads.Leave()
 	i, err := os.Stat(d.path(name))
 	if err != nil {
 		return time.Time{}, err
@@ -105,6 +161,8 @@ func (d directory) names(each func(name string)) error {
 // syncDir makes names durable. Some systems cannot, and say EINVAL or refuse to
 // open a directory.
 func (d directory) syncDir() error {
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.Open(string(d))
 	if err != nil {
 		return err

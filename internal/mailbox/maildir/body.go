@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"madmail/internal/mailbox"
+	"madmail/internal/threads"
 )
 
 // memBody is a message small enough for the journal.
@@ -36,12 +37,20 @@ type fileBody struct {
 	once sync.Once
 }
 
-func (b *fileBody) ReadAt(p []byte, off int64) (int, error) { return b.f.ReadAt(p, off) }
+func (b *fileBody) ReadAt(p []byte, off int64) (int, error) { return readAt(b.f, p, off) }
 func (b *fileBody) Size() int64                             { return b.size }
+
+func readAt(f *os.File, p []byte, off int64) (int, error) {
+	threads.Enter()
+	defer threads.Leave()
+	return f.ReadAt(p, off)
+}
 
 func (b *fileBody) Close() error {
 	var err error
 	b.once.Do(func() {
+		threads.Enter()
+		defer threads.Leave()
 		err = b.f.Close()
 		if !b.kept.Load() {
 			_ = os.Remove(b.f.Name())
@@ -85,7 +94,9 @@ func (w *writer) Write(p []byte) (int, error) {
 		w.err = trouble(err, "spool a message")
 		return 0, w.err
 	}
+	threads.Enter()
 	n, err := w.f.Write(p)
+	threads.Leave()
 	w.size += int64(n)
 	if err != nil {
 		w.err = trouble(err, "spool a message")
@@ -96,7 +107,7 @@ func (w *writer) Write(p []byte) (int, error) {
 // ReadAt reads what was written so far.
 func (w *writer) ReadAt(p []byte, off int64) (int, error) {
 	if w.f != nil {
-		return w.f.ReadAt(p, off)
+		return readAt(w.f, p, off)
 	}
 	return bytes.NewReader(w.buf).ReadAt(p, off)
 }
@@ -108,6 +119,8 @@ func (w *writer) spill() error {
 	if err := w.s.disk.ask("spool", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -150,6 +163,8 @@ func (w *writer) Abort() {
 
 func (w *writer) drop() {
 	if w.f != nil {
+		threads.Enter()
+		defer threads.Leave()
 		w.f.Close()
 		_ = os.Remove(w.f.Name())
 		w.f = nil
@@ -185,4 +200,5 @@ type content struct {
 	size int64
 }
 
-func (c *content) Size() int64 { return c.size }
+func (c *content) ReadAt(p []byte, off int64) (int, error) { return readAt(c.File, p, off) }
+func (c *content) Size() int64                             { return c.size }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"madmail/internal/fault"
+	"madmail/internal/threads"
 )
 
 // disk is every change that the store makes to the file system, in one place,
@@ -30,6 +31,8 @@ func (d *disk) create(path string, data []byte) error {
 	if err := d.ask("create", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -49,6 +52,8 @@ func (d *disk) write(path string, data []byte) error {
 	if err := d.ask("write", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return os.WriteFile(path, data, 0o600)
 }
 
@@ -58,6 +63,8 @@ func (d *disk) extend(path string, data, first []byte) error {
 	if err := d.ask("append", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -84,6 +91,8 @@ func (d *disk) appendTo(path string, data []byte) error {
 	if err := d.ask("append", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
@@ -105,6 +114,15 @@ func (d *disk) replace(path string, data []byte) error {
 	if err := d.ask("replace", path); err != nil {
 		return err
 	}
+	if err := replaceFile(path, data); err != nil {
+		return err
+	}
+	return d.syncDir(filepath.Dir(path))
+}
+
+func replaceFile(path string, data []byte) error {
+	threads.Enter()
+	defer threads.Leave()
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -122,15 +140,16 @@ func (d *disk) replace(path string, data []byte) error {
 	}
 	if err != nil {
 		_ = os.Remove(tmp)
-		return err
 	}
-	return d.syncDir(filepath.Dir(path))
+	return err
 }
 
 func (d *disk) link(from, to string) error {
 	if err := d.ask("link", to); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return os.Link(from, to)
 }
 
@@ -138,6 +157,8 @@ func (d *disk) rename(from, to string) error {
 	if err := d.ask("rename", to); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return os.Rename(from, to)
 }
 
@@ -145,6 +166,8 @@ func (d *disk) remove(path string) error {
 	if err := d.ask("remove", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return os.Remove(path)
 }
 
@@ -152,6 +175,8 @@ func (d *disk) mkdirAll(path string) error {
 	if err := d.ask("mkdir", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return os.MkdirAll(path, 0o700)
 }
 
@@ -159,6 +184,8 @@ func (d *disk) writeAt(f *os.File, p []byte, off int64) error {
 	if err := d.ask("write", f.Name()); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	_, err := f.WriteAt(p, off)
 	return err
 }
@@ -167,6 +194,8 @@ func (d *disk) sync(f *os.File) error {
 	if err := d.ask("sync", f.Name()); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return datasync(f)
 }
 
@@ -174,6 +203,8 @@ func (d *disk) syncDir(path string) error {
 	if err := d.ask("syncdir", path); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return syncDirectory(path)
 }
 
@@ -182,6 +213,8 @@ func (d *disk) syncAll(dir string) error {
 	if err := d.ask("syncall", dir); err != nil {
 		return err
 	}
+	threads.Enter()
+	defer threads.Leave()
 	return syncFileSystem(dir)
 }
 

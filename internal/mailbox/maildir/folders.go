@@ -18,6 +18,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
+	"madmail/internal/threads"
 )
 
 // meta is the file mailboxes.json of an account: what the directories do not tell.
@@ -33,7 +34,9 @@ func (s *Store) metaPath(a address.Addr) string {
 
 func (s *Store) readMeta(a address.Addr) meta {
 	var m meta
+	threads.Enter()
 	data, err := os.ReadFile(s.metaPath(a))
+	threads.Leave()
 	if err == nil {
 		if err = json.Unmarshal(data, &m); err != nil {
 			s.log.Warn("subscriptions of an account could not be read", "err", err)
@@ -71,7 +74,9 @@ func (m *meta) hide(name string, hidden bool) {
 
 // folderNames lists an account's mailboxes other than INBOX from the directory.
 func (s *Store) folderNames(a address.Addr) ([]string, error) {
+	threads.Enter()
 	list, err := os.ReadDir(filepath.Join(s.accountDir(a), "folders"))
+	threads.Leave()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
+	"madmail/internal/threads"
 )
 
 // head makes sure that b's UIDVALIDITY, next UID and modseq are known, from the
@@ -136,6 +137,8 @@ func (b *box) moment() moment {
 }
 
 func (b *box) read() (*reading, error) {
+	threads.Enter()
+	defer threads.Leave()
 	r := &reading{moment: b.moment()}
 	var err error
 	r.data, err = os.ReadFile(b.index())
