@@ -164,15 +164,25 @@ type Reader struct {
 
 // Login connects and logs in.
 func (t Target) Login(user string) (*Reader, error) {
-	conn, err := dial(t.IMAP, true)
+	r, err := greeted(t.IMAP, true)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.Do(fmt.Sprintf("LOGIN \"%s\" \"%s\"", t.address(user), t.Password)); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// greeted connects and reads the greeting.
+func greeted(addr string, resume bool) (*Reader, error) {
+	conn, err := dial(addr, resume)
 	if err != nil {
 		return nil, err
 	}
 	r := &Reader{conn: conn, br: bufio.NewReaderSize(conn, 4096), next: 1}
-	if _, err = r.br.ReadSlice('\n'); err == nil {
-		_, err = r.Do(fmt.Sprintf("LOGIN \"%s\" \"%s\"", t.address(user), t.Password))
-	}
-	if err != nil {
+	if _, err := r.br.ReadSlice('\n'); err != nil {
 		conn.Close()
 		return nil, err
 	}

@@ -1,11 +1,14 @@
 package load
 
 import (
+	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"runtime"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -86,10 +89,12 @@ func (t Target) Prefetch(count, size int) ([]Figure, error) {
 	}, nil
 }
 
-// Fetch reads whole large messages for d and compares what the server spends on
-// an octet with what writing it to a TLS connection costs alone.
-func (t Target) Fetch(size int, d time.Duration) ([]Figure, error) {
-	const user = "bulkreader"
+// Fetch reads whole large messages for about d and compares what the server spends
+// on them with what alone spends on as many octets: a process that ServeZeros. The
+// two take turns with the same client, and the median of the pairs counts: others on
+// the machine slow both down.
+func (t Target) Fetch(size int, d time.Duration, alone Zeros) ([]Figure, error) {
+	const user, times, leastPairs = "bulkreader", 8, 9
 	r, err := t.Login(user)
 	if err != nil {
 		return nil, err
@@ -106,91 +111,108 @@ func (t Target) Fetch(size int, d time.Duration) ([]Figure, error) {
 	if _, err := r.Do("SELECT INBOX"); err != nil {
 		return nil, err
 	}
-	floor, err := encryption(d / 2)
+	z, err := greeted(alone.Addr, false)
 	if err != nil {
 		return nil, err
 	}
-	_ = r.conn.SetDeadline(time.Now().Add(2 * d))
-	cpu, start, octets := t.cpu(), time.Now(), 0.0
+	defer z.Close()
+	read := func(r *Reader, pid int) (spent, took time.Duration, err error) {
+		before, start := cpuOf(pid), time.Now()
+		for range times {
+			if _, err := r.Do("UID FETCH * (FLAGS BODY.PEEK[])"); err != nil {
+				return 0, 0, err
+			}
+		}
+		return cpuOf(pid) - before, time.Since(start), nil
+	}
+	// MB per second in the time that times messages take.
+	rate := func(took float64) float64 { return times * float64(size) / took * 1e3 }
+	var takes, costs, floors, shares []float64 // times in ns
 	peak := int64(0)
-	for time.Since(start) < d {
-		if _, err := r.Do("UID FETCH * (FLAGS BODY.PEEK[])"); err != nil {
+	for start, n := time.Now(), -1; n < leastPairs || time.Since(start) < d; n++ {
+		floor, _, err := read(z, alone.PID)
+		if err != nil {
 			return nil, err
 		}
-		octets += float64(size)
+		cost, took, err := read(r, t.PID)
+		if err != nil {
+			return nil, err
+		}
 		peak = max(peak, t.rss())
+		if n < 0 { // neither is warm
+			continue
+		}
+		takes, costs, floors = append(takes, float64(took)), append(costs, float64(cost)), append(floors, float64(floor))
+		if cost > 0 {
+			shares = append(shares, 100*float64(floor)/float64(cost))
+		}
 	}
-	took := time.Since(start)
 	name := fmt.Sprintf("fetch of %d MB", size/1000/1000)
-	out := []Figure{{name, "rate", "MB/s", octets / took.Seconds() / 1e6}}
-	if spent := t.cpu() - cpu; spent > 0 {
-		rate := octets / spent.Seconds() / 1e6
+	out := []Figure{{name, "rate", "MB/s", rate(median(takes))}}
+	if len(shares) == len(costs) && alone.PID != 0 {
 		out = append(out,
-			Figure{name, "server", "MB per CPU second", rate},
-			Figure{name, "TLS alone", "MB per CPU second", floor},
-			Figure{name, "share of TLS alone", "%", 100 * rate / floor},
+			Figure{name, "server", "MB per CPU second", rate(median(costs))},
+			Figure{name, "TLS alone", "MB per CPU second", rate(median(floors))},
+			Figure{name, "share of TLS alone", "%", median(shares)},
 			Figure{name, "RSS of the server", "MiB", float64(peak) / (1 << 20)})
 	}
 	return out, nil
 }
 
-// encryption returns how many MB of fresh octets a CPU second writes to a TLS
-// connection on loopback, socket included.
-func encryption(d time.Duration) (float64, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	type result struct {
-		rate float64
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		rate, err := writer(l, d)
-		done <- result{rate, err}
-	}()
-	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	if _, err := io.Copy(io.Discard, c); err != nil {
-		return 0, err
-	}
-	r := <-done
-	return r.rate, r.err
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
 }
 
-func writer(l net.Listener, d time.Duration) (float64, error) {
-	conn, err := l.Accept()
-	if err != nil {
-		return 0, err
-	}
+// Zeros is a process that ServeZeros.
+type Zeros struct {
+	Addr string // host:port
+	PID  int
+}
+
+// ServeZeros answers each line from a TLS connection as an IMAP server would that
+// spends nothing on a FETCH but encryption and the socket: with a message of size
+// zeros, written a record at a time. It goes on until l is closed.
+func ServeZeros(l net.Listener, size int) error {
 	cert, err := certificate()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	c := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}})
-	defer c.Close()
-	if err := c.Handshake(); err != nil {
-		return 0, err
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// A client that goes away ends its connection alone.
+		_ = writeZeros(tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}}), size)
+		conn.Close()
 	}
-	// The CPU time is read by thread. It runs where the server does, and the
-	// reader elsewhere, as with the server: loopback is cheaper within one CPU.
-	runtime.LockOSThread()
-	defer pinThread(0)()
-	chunk := make([]byte, 16<<10)
-	var octets float64
-	before := threadCPU()
-	for start := time.Now(); time.Since(start) < d; {
-		for range 64 {
-			if _, err := c.Write(chunk); err != nil {
-				return 0, err
+}
+
+func writeZeros(conn net.Conn, size int) error {
+	if _, err := io.WriteString(conn, "* OK ready\r\n"); err != nil {
+		return err
+	}
+	record := make([]byte, 16<<10)
+	for lines := bufio.NewReader(conn); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		tag, _, _ := strings.Cut(line, " ")
+		if _, err := fmt.Fprintf(conn, "* 1 FETCH (BODY[] {%d}\r\n", size); err != nil {
+			return err
+		}
+		for left := size; left > 0; left -= len(record) {
+			if _, err := conn.Write(record[:min(left, len(record))]); err != nil {
+				return err
 			}
-			octets += float64(len(chunk))
+		}
+		if _, err := fmt.Fprintf(conn, ")\r\n%s OK\r\n", tag); err != nil {
+			return err
 		}
 	}
-	return octets / (threadCPU() - before).Seconds() / 1e6, nil
 }

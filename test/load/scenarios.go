@@ -17,21 +17,8 @@ type Figure struct {
 	Value                float64
 }
 
-// cpu returns the processor time that the server has used.
-func (t Target) cpu() time.Duration {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", t.PID))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
-	}
-	user, _ := strconv.ParseInt(f[11], 10, 64)
-	sys, _ := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+sys) * 10 * time.Millisecond // USER_HZ is 100
-}
+// cpu returns the processor time that the server has used, 0 when it is not known.
+func (t Target) cpu() time.Duration { return cpuOf(t.PID) }
 
 // rss returns the server's resident memory in octets.
 func (t Target) rss() int64 {

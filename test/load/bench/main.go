@@ -28,7 +28,17 @@ var (
 	used   []string // state directories, removed at the very end
 )
 
+// fetched is the size of the message that is fetched over and over.
+const fetched = 12_000_000
+
+// zerosListen in the environment makes this process the one a FETCH is compared with.
+const zerosListen = "BENCH_ZEROS"
+
 func main() {
+	run := run
+	if os.Getenv(zerosListen) != "" {
+		run = zeros
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -109,7 +119,14 @@ func run() error {
 		{"submit 1", members(1, 1)}, {"submit 8", members(8, 1)}, {"submit 64", members(64, 1)},
 		{"fan-out", members(1, 50)},
 		{"mailbox", func() ([]load.Figure, error) { return t.Prefetch(10000, 1500) }},
-		{"fetch", func() ([]load.Figure, error) { return t.Fetch(12_000_000, d) }},
+		{"fetch", func() ([]load.Figure, error) {
+			zeros, stop, err := startZeros()
+			if err != nil {
+				return nil, err
+			}
+			defer stop()
+			return t.Fetch(fetched, d, zeros)
+		}},
 		{"idle", func() ([]load.Figure, error) { return t.Idle(*idle) }},
 		{"services", func() ([]load.Figure, error) {
 			if !own {
@@ -234,6 +251,55 @@ func port() string {
 	return l.Addr().String()
 }
 
+// zeros writes to TLS connections until it is killed, with as many threads as the
+// server takes. The address is its first line of output.
+func zeros() error {
+	runtime.GOMAXPROCS(max(4, runtime.GOMAXPROCS(0)))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	return load.ServeZeros(l, fetched)
+}
+
+// startZeros runs zeros in a process of its own, held to the server's CPU.
+func startZeros() (z load.Zeros, stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return z, nil, err
+	}
+	args, _ := hold([]string{self})
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), zerosListen+"=1", "GOMEMLIMIT=900MiB")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return z, nil, err
+	}
+	stop = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	if _, err := fmt.Fscanln(out, &z.Addr); err != nil {
+		stop()
+		return z, nil, fmt.Errorf("what a FETCH is compared with does not start: %w", err)
+	}
+	z.PID = cmd.Process.Pid
+	return z, stop, nil
+}
+
+// hold makes a command run on the first CPU alone, where that can be had.
+func hold(args []string) (held []string, ok bool) {
+	if _, err := exec.LookPath("taskset"); err != nil || runtime.NumCPU() == 1 {
+		return args, false
+	}
+	return append([]string{"taskset", "-c", "0"}, args...), true
+}
+
 // halt ends the server as a service manager does.
 func halt() {
 	_ = server.Process.Signal(syscall.SIGTERM)
@@ -242,11 +308,7 @@ func halt() {
 
 // launch starts the server and waits until it listens.
 func launch(t *load.Target, args []string) error {
-	held := false
-	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
-		args = append([]string{"taskset", "-c", "0"}, args...)
-		held = true
-	}
+	args, held := hold(args)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "GOMEMLIMIT=900MiB")
 	cmd.Stderr = os.Stderr
