@@ -89,7 +89,7 @@ func (s *Store) Head(ctx context.Context, key mailbox.Box, uid mailbox.UID) ([]b
 	if err != nil {
 		return nil, trouble(err, "read a message")
 	}
-	if _, file := c.(*content); file {
+	if _, held := c.(*memContent); !held {
 		if b := s.lookup(key); b != nil {
 			if v := b.view.Load(); v != nil {
 				s.heads.put(headKey{key, v.UIDValidity, uid}, head)

@@ -148,10 +148,14 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 			return newContent(f)
 		}
 	}
-	f, err := os.Open(filepath.Join(b.dir, place(base, v.At(i).Flags)))
+	m := v.At(i)
+	path := b.dir + string(filepath.Separator) + place(base, m.Flags)
+	if c := openSmall(path, m.Size); c != nil {
+		return c, nil
+	}
+	f, err := os.Open(path)
 	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 3; try++ {
 		// Its flags changed meanwhile, or another program moved it.
-		var path string
 		if path, err = b.search(base); err == nil {
 			f, err = os.Open(path)
 		}
