@@ -1,11 +1,13 @@
 package imapserver
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/imap"
@@ -63,6 +65,7 @@ func (c *session) fetch(cmd *command) response {
 			f.message(i, m)
 		}
 	})
+	f.end()
 	if f.err != nil {
 		// A refusal would make clients skip the message for good; a lost
 		// connection makes them ask again.
@@ -105,6 +108,11 @@ type fetcher struct {
 	items []imap.FetchItem
 	seen  mailbox.UIDSet
 	err   error
+	pick  []byte // for header fields, used again and again
+
+	asking context.Context // see ask
+	asked  time.Time
+	cancel context.CancelFunc
 
 	unknown bool // a message was left out: see errUnknownCTE
 
@@ -113,6 +121,38 @@ type fetcher struct {
 	content mailbox.Content // nil until something but the header is asked for
 	head    []byte          // its header block
 	tree    *message.Part
+}
+
+// ask returns the context of what is asked of the store for a message. It is made
+// anew only now and then: with its timer it costs more than most answers.
+func (f *fetcher) ask() context.Context {
+	if now := time.Now(); f.cancel == nil || now.Sub(f.asked) > 5*time.Second {
+		if f.cancel != nil {
+			f.cancel()
+		}
+		f.asked = now
+		f.asking, f.cancel = f.ctx()
+	}
+	return f.asking
+}
+
+// flush sends what was collected. From the first time on records are held back, to
+// send several at once, until end.
+func (f *fetcher) flush() error {
+	if f.lower != nil {
+		f.lower.hold()
+	}
+	return f.session.flush()
+}
+
+// end gives back what the FETCH held.
+func (f *fetcher) end() {
+	if f.cancel != nil {
+		f.cancel()
+	}
+	if f.lower != nil {
+		f.err = errors.Join(f.err, f.lower.let())
+	}
 }
 
 func (f *fetcher) message(i int, m mailbox.Message) {
@@ -146,8 +186,6 @@ func (f *fetcher) message(i int, m mailbox.Message) {
 // load makes sure that the message is there before its response begins. Where
 // the header is enough the message is not opened.
 func (f *fetcher) load() (err error) {
-	ctx, cancel := f.ctx()
-	defer cancel()
 	head, all := false, false
 	for i := range f.items {
 		switch it := &f.items[i]; it.Name {
@@ -166,11 +204,11 @@ func (f *fetcher) load() (err error) {
 	}
 	switch {
 	case all:
-		if f.content, err = f.srv.opt.Store.Open(ctx, f.box, f.uid); err == nil {
+		if f.content, err = f.srv.opt.Store.Open(f.ask(), f.box, f.uid); err == nil {
 			err = f.decodable()
 		}
 	case head:
-		f.head, err = f.srv.opt.Store.Head(ctx, f.box, f.uid)
+		f.head, err = f.srv.opt.Store.Head(f.ask(), f.box, f.uid)
 	}
 	return err
 }
@@ -284,9 +322,15 @@ func (f *fetcher) part(s imap.Section) (data []byte, off, n int64, found bool, e
 	case "TEXT":
 		return nil, int64(len(head)), f.content.Size() - int64(len(head)), true, nil
 	case "HEADER.FIELDS":
-		return message.Pick(head, s.Fields, false), 0, 0, true, nil
+		return f.fields(head, s.Fields, false), 0, 0, true, nil
 	}
-	return message.Pick(head, s.Fields, true), 0, 0, true, nil
+	return f.fields(head, s.Fields, true), 0, 0, true, nil
+}
+
+// fields is message.Pick; the result holds until the next one.
+func (f *fetcher) fields(head []byte, names []string, not bool) []byte {
+	f.pick = message.Pick(f.pick[:0], head, names, not)
+	return f.pick
 }
 
 // header returns the message's header block, with the blank line.
@@ -294,10 +338,8 @@ func (f *fetcher) header() ([]byte, error) {
 	if f.head != nil {
 		return f.head, nil
 	}
-	ctx, cancel := f.ctx()
-	defer cancel()
 	var err error
-	f.head, err = f.srv.opt.Store.Head(ctx, f.box, f.uid)
+	f.head, err = f.srv.opt.Store.Head(f.ask(), f.box, f.uid)
 	return f.head, err
 }
 
@@ -348,11 +390,7 @@ func (f *fetcher) pieces(n int64, fill func(p []byte) error) (err error) {
 }
 
 // inBulk sends n octets past the output's buffer.
-func (f *fetcher) inBulk(n int64, fill func(p []byte) error) (err error) {
-	if f.lower != nil {
-		f.lower.hold()
-		defer func() { err = errors.Join(err, f.lower.let()) }()
-	}
+func (f *fetcher) inBulk(n int64, fill func(p []byte) error) error {
 	if err := f.flush(); err != nil {
 		return err
 	}

@@ -406,6 +406,7 @@ func (c *session) fetchNew(next mailbox.UID) error {
 			f.message(i, m)
 		}
 	})
+	f.end()
 	if f.err != nil {
 		c.put("* BYE [UNAVAILABLE] Internal trouble, connect again\r\n")
 		return errors.Join(errClose, f.err)

@@ -169,5 +169,5 @@ func (f *fetcher) mimePart(s imap.Section) (data []byte, off, n int64, found boo
 	if _, err := f.content.ReadAt(head, off); err != nil {
 		return nil, 0, 0, false, err
 	}
-	return message.Pick(head, s.Fields, s.Spec == "HEADER.FIELDS.NOT"), 0, 0, true, nil
+	return f.fields(head, s.Fields, s.Spec == "HEADER.FIELDS.NOT"), 0, 0, true, nil
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"net/mail"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,12 +26,14 @@ var ErrHeader = errors.New("message: malformed header")
 type Field []byte
 
 // Name returns the field name as written.
-func (f Field) Name() string {
-	i := bytes.IndexByte(f, ':')
-	if i < 0 {
-		return ""
+func (f Field) Name() string { return string(f.name()) }
+
+func (f Field) name() []byte {
+	n := max(0, bytes.IndexByte(f, ':'))
+	for n > 0 && (f[n-1] == ' ' || f[n-1] == '\t') {
+		n--
 	}
-	return string(bytes.TrimRight(f[:i], " \t"))
+	return f[:n]
 }
 
 // Is reports whether the field has that name, ignoring case.
@@ -204,11 +207,10 @@ func Strip(block []byte, hideSubject bool) []byte {
 	return out
 }
 
-// Pick returns the fields of a header block whose names are in names (lower
+// Pick appends to out the fields of a header block whose names are in names (lower
 // case), or with not those whose names are not, unchanged and in their order,
 // followed by the blank line: BODY[HEADER.FIELDS (...)] of RFC 3501 section 6.4.5.
-func Pick(block []byte, names []string, not bool) []byte {
-	out := make([]byte, 0, 512)
+func Pick(out, block []byte, names []string, not bool) []byte {
 	for len(block) > 0 {
 		if block[0] == '\n' || len(block) > 1 && block[0] == '\r' && block[1] == '\n' {
 			break
@@ -216,13 +218,8 @@ func Pick(block []byte, names []string, not bool) []byte {
 		n := fieldLength(block)
 		f := Field(block[:n])
 		block = block[n:]
-		found := false
-		for _, name := range names {
-			if f.Is(name) {
-				found = true
-				break
-			}
-		}
+		own := f.name()
+		found := len(own) > 0 && slices.ContainsFunc(names, func(name string) bool { return len(name) == len(own) && asciiEqualFold(own, name) })
 		if found != not {
 			out = append(out, f...)
 			if f[len(f)-1] != '\n' {

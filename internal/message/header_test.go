@@ -143,7 +143,7 @@ func TestPick(t *testing.T) {
 		{"no line end", "X: y", []string{"x"}, false, "X: y\r\n\r\n"},
 		{"empty", "", []string{"x"}, false, "\r\n"},
 	} {
-		if got := string(Pick([]byte(c.block), c.names, c.not)); got != c.want {
+		if got := string(Pick(nil, []byte(c.block), c.names, c.not)); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 	}
@@ -178,7 +178,7 @@ func FuzzHeader(f *testing.F) {
 		if again := Strip(stripped, true); string(again) != string(stripped) {
 			t.Fatalf("strip of %q is not the same twice", block)
 		}
-		if got := Pick(block, nil, true); err == nil && HeaderEnd(got) != len(got) {
+		if got := Pick(nil, block, nil, true); err == nil && HeaderEnd(got) != len(got) {
 			t.Fatalf("picked %q of %q", got, block)
 		}
 		_ = loose.Envelope()

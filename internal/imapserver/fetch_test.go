@@ -1,0 +1,100 @@
+package imapserver
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// counting counts what is written below TLS.
+type counting struct {
+	net.Listener
+	writes, octets atomic.Int64
+}
+
+func (l *counting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countingConn{c, l}, nil
+}
+
+type countingConn struct {
+	net.Conn
+	l *counting
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	c.l.writes.Add(1)
+	c.l.octets.Add(int64(len(p)))
+	return c.Conn.Write(p)
+}
+
+// TestManyMessagesGoOutInFewWrites fetches them all, alone and with a large one
+// between, and what the session does afterwards is sent at once again.
+func TestManyMessagesGoOutInFewWrites(t *testing.T) {
+	const many = 400
+	d := build(t, TLS, nil)
+	text := func(i int) string { return fmt.Sprintf("Subject: %d\r\n\r\n", i) + strings.Repeat("x", 1500) }
+	large := "Subject: large\r\n\r\n" + strings.Repeat("y", 300<<10)
+	for i := range many {
+		if i == many/2 {
+			d.deliver(t, alice, large)
+		} else {
+			d.deliver(t, alice, text(i))
+		}
+	}
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &counting{Listener: raw}
+	done := make(chan error, 1)
+	go func() { done <- d.srv.Serve(l, TLS) }()
+	t.Cleanup(func() {
+		l.Close()
+		if err := <-done; err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	c := &client{t: t, conn: conn, br: bufio.NewReader(conn), patient: true}
+	c.login(alice)
+	c.do("s", "SELECT INBOX")
+	// The first records of a connection are small, and all go through here.
+	c.do("w", "UID FETCH 1:* (BODY.PEEK[])")
+	writes, octets := l.writes.Load(), l.octets.Load()
+	got := c.do("f", "UID FETCH 1:* (BODY.PEEK[])")
+	if len(got) != many+1 {
+		t.Fatalf("%d answers", len(got))
+	}
+	for i, line := range got[:many] {
+		want := text(i)
+		if i == many/2 {
+			want = large
+		}
+		if !strings.HasSuffix(line, "\r\n"+want+")") {
+			t.Errorf("message %d: %.80q", i, line)
+		}
+	}
+	writes, octets = l.writes.Load()-writes, l.octets.Load()-octets
+	if most := octets/maxHeld + 2; writes > most {
+		t.Errorf("%d octets went out in %d writes, at most %d were expected", octets, writes, most)
+	}
+	writes = l.writes.Load()
+	if c.do("n", "NOOP"); l.writes.Load() != writes+1 {
+		t.Errorf("NOOP was answered in %d writes", l.writes.Load()-writes)
+	}
+}
