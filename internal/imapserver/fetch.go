@@ -343,9 +343,9 @@ func (f *fetcher) header() ([]byte, error) {
 	return f.head, err
 }
 
-// bulk is how much of a message is read and sent at once: four TLS records. With
-// less, system calls take much of the time; more leaves the CPU's cache.
-const bulk = 64 << 10
+// bulk is how much of a message is read at once. With less, system calls take much of
+// the time; more leaves the CPU's cache.
+const bulk = 128 << 10
 
 var bulks = sync.Pool{New: func() any { return new([bulk]byte) }}
 
@@ -366,7 +366,7 @@ func (f *fetcher) stream(off, n int64) error {
 
 // pieces sends n octets that fill fills in.
 func (f *fetcher) pieces(n int64, fill func(p []byte) error) (err error) {
-	if n > bulk && !f.out.deflate {
+	if n > maxHeld && !f.out.deflate {
 		return f.inBulk(n, fill)
 	}
 	for n > 0 {
