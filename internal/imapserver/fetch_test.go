@@ -2,6 +2,7 @@ package imapserver
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"madmail/internal/mailbox"
 )
 
 // counting counts what is written below TLS.
@@ -96,5 +99,38 @@ func TestManyMessagesGoOutInFewWrites(t *testing.T) {
 	writes = l.writes.Load()
 	if c.do("n", "NOOP"); l.writes.Load() != writes+1 {
 		t.Errorf("NOOP was answered in %d writes", l.writes.Load()-writes)
+	}
+}
+
+// withoutOpen is a store whose messages cannot be opened.
+type withoutOpen struct{ mailbox.Store }
+
+func (withoutOpen) Open(context.Context, mailbox.Box, mailbox.UID) (mailbox.Content, error) {
+	return nil, errors.New("a message was opened")
+}
+
+// TestTheClientsQuestionOpensNoMessage asks what a client asks that comes back.
+func TestTheClientsQuestionOpensNoMessage(t *testing.T) {
+	d := build(t, STARTTLS, func(o *Options) { o.Store = withoutOpen{o.Store} })
+	for i := range 200 {
+		d.deliver(t, alice, fmt.Sprintf("Message-ID: <%d@x.org>\r\nReceived: by us\r\nChat-Version: 1.0\r\n\r\ntext\r\n", i))
+	}
+	c := d.dial(t)
+	c.login(alice)
+	c.do("s", "SELECT INBOX")
+	const ask = "UID INTERNALDATE FLAGS RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID DATE FROM CONTENT-TYPE SECURE-JOIN CHAT-VERSION CHAT-IS-POST-MESSAGE)]"
+	got := c.do("f", "UID FETCH 1:* ("+ask+")")
+	if len(got) != 201 || !strings.HasPrefix(got[200], "f OK") {
+		t.Fatalf("%d lines, the last one %q", len(got), got[len(got)-1])
+	}
+	for i, line := range got[:200] {
+		if want := fmt.Sprintf("\r\nMessage-ID: <%d@x.org>\r\nChat-Version: 1.0\r\n\r\n)", i); !strings.HasSuffix(line, want) {
+			t.Errorf("message %d: %q", i, line)
+		}
+	}
+	// The store does refuse.
+	c.send("g UID FETCH 1 (BODY.PEEK[])\r\n")
+	if got := c.line(); !strings.HasPrefix(got, "* BYE") {
+		t.Errorf("the whole message: %q", got)
 	}
 }
