@@ -114,6 +114,7 @@ type fetcher struct {
 	asked  time.Time
 	cancel context.CancelFunc
 
+	holding bool // records are held back
 	unknown bool // a message was left out: see errUnknownCTE
 
 	// of the present message
@@ -139,8 +140,9 @@ func (f *fetcher) ask() context.Context {
 // flush sends what was collected. From the first time on records are held back, to
 // send several at once, until end.
 func (f *fetcher) flush() error {
-	if f.lower != nil {
+	if f.lower != nil && !f.holding {
 		f.lower.hold()
+		f.holding = true
 	}
 	return f.session.flush()
 }
@@ -150,8 +152,9 @@ func (f *fetcher) end() {
 	if f.cancel != nil {
 		f.cancel()
 	}
-	if f.lower != nil {
-		f.err = errors.Join(f.err, f.lower.let())
+	if f.holding {
+		// The last flush may be long ago: disks can be slow.
+		f.err = errors.Join(f.err, f.patientWrite(), f.lower.let())
 	}
 }
 

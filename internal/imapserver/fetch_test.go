@@ -10,9 +10,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"madmail/internal/address"
+	"madmail/internal/event"
 	"madmail/internal/mailbox"
+	"madmail/internal/mailbox/mailboxtest"
+	"madmail/internal/quota"
 )
 
 // counting counts what is written below TLS.
@@ -133,4 +138,48 @@ func TestTheClientsQuestionOpensNoMessage(t *testing.T) {
 	if got := c.line(); !strings.HasPrefix(got, "* BYE") {
 		t.Errorf("the whole message: %q", got)
 	}
+}
+
+// slow takes 40 seconds to open a message, from one UID on.
+type slow struct {
+	mailbox.Store
+	from mailbox.UID
+}
+
+func (s slow) Open(ctx context.Context, b mailbox.Box, uid mailbox.UID) (mailbox.Content, error) {
+	if uid >= s.from {
+		time.Sleep(40 * time.Second)
+	}
+	return s.Store.Open(ctx, b, uid)
+}
+
+// TestASlowDiskDoesNotEndAFetch: what was held back meanwhile is sent in its own time.
+func TestASlowDiskDoesNotEndAFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 30
+		d := &desk{bus: event.New(), quota: quota.New(func(address.Addr) int64 { return 1 << 30 }), store: mailboxtest.NewMemory()}
+		for range many {
+			d.deliver(t, alice, "Subject: x\r\n\r\n"+strings.Repeat("x", 1000))
+		}
+		srv, err := New(Options{Auth: d, Store: slow{d.store, many - 1}, Append: d, Bus: d.bus, Quota: d.quota, TLS: testTLS()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		srv.start(theirs, TLS)
+		conn := tls.Client(ours, &tls.Config{InsecureSkipVerify: true})
+		c := &client{t: t, conn: conn, br: bufio.NewReader(conn)}
+		c.login(alice)
+		c.do("s", "SELECT INBOX")
+		_ = conn.SetDeadline(time.Now().Add(time.Hour))
+		began := time.Now()
+		got := c.do("f", "UID FETCH 1:* (BODY.PEEK[])")
+		if len(got) != many+1 || !strings.HasPrefix(got[many], "f OK") || time.Since(began) != 80*time.Second {
+			t.Errorf("after %v %d lines, the last one %.40q", time.Since(began), len(got), got[len(got)-1])
+		}
+		ours.Close()
+		if err := srv.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -352,15 +352,18 @@ func (c *session) flush() error {
 	if c.out.buf == nil || len(*c.out.buf) == 0 {
 		return nil
 	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.patientWrite(); err != nil {
 		return err
 	}
 	return c.out.flush()
 }
 
+// patientWrite gives the client a minute to take what is written next.
+func (c *session) patientWrite() error { return c.conn.SetWriteDeadline(time.Now().Add(time.Minute)) }
+
 // send writes octets past the output, which is empty.
 func (c *session) send(p []byte) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.patientWrite(); err != nil {
 		return err
 	}
 	_, err := c.conn.Write(p)
