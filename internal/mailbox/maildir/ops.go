@@ -9,6 +9,7 @@ import (
 
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
+	"madmail/internal/threads"
 )
 
 // clean checks key and gives its name the one spelling.
@@ -144,8 +145,8 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 	}
 	base := b.base(v, uid)
 	if isHeld {
-		if f, err := os.Open(filepath.Join(s.spool, h.spool)); err == nil {
-			return newContent(f)
+		if c, err := openFile(filepath.Join(s.spool, h.spool)); err == nil {
+			return c, nil
 		}
 	}
 	m := v.At(i)
@@ -153,11 +154,11 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 	if c := openSmall(path, m.Size); c != nil {
 		return c, nil
 	}
-	f, err := os.Open(path)
+	c, err := openFile(path)
 	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 3; try++ {
 		// Its flags changed meanwhile, or another program moved it.
 		if path, err = b.search(base); err == nil {
-			f, err = os.Open(path)
+			c, err = openFile(path)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -167,14 +168,20 @@ func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mai
 	if err != nil {
 		return nil, trouble(err, "open a message")
 	}
-	return newContent(f)
+	return c, nil
 }
 
-func newContent(f *os.File) (mailbox.Content, error) {
+func openFile(path string) (mailbox.Content, error) {
+	threads.Enter()
+	defer threads.Leave()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, trouble(err, "open a message")
+		return nil, err
 	}
 	return &content{File: f, size: st.Size()}, nil
 }

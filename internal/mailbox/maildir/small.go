@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"madmail/internal/mailbox"
+	"madmail/internal/threads"
 )
 
 // smallest is the size up to which a message is read when it is opened: three system
@@ -45,7 +46,9 @@ func openSmall(path string, size int64) mailbox.Content {
 		return nil
 	}
 	buf := smalls.Get().(*[smallest + 1]byte)
+	threads.Enter()
 	n, err := readFile(path, buf[:size+1])
+	threads.Leave()
 	if err != nil || int64(n) != size {
 		smalls.Put(buf)
 		return nil
