@@ -12,6 +12,7 @@ import (
 
 	"madmail/internal/mailbox"
 	"madmail/internal/message"
+	"madmail/internal/threads"
 )
 
 // held is a message that has no file yet. Copies of one delivery share source.
@@ -259,7 +260,9 @@ func (b *box) find(base string, flags mailbox.Flags) (string, error) {
 
 func (b *box) search(base string) (string, error) {
 	for _, sub := range [2]string{"new", "cur"} {
+		threads.Enter()
 		list, err := os.ReadDir(filepath.Join(b.dir, sub))
+		threads.Leave()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
