@@ -567,7 +567,7 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err

@@ -393,22 +393,6 @@ func (a *App) register(ctx context.Context, token, host string) (website.Account
 	return website.Account{Email: c.Addr.Wire(), Password: string(c.Password), Link: invite.Link(c.Addr, string(c.Password), a.Server())}, nil
 }
 
-// facts are what the site tells its visitors.
-func (a *App) facts() website.Facts {
-	s := a.settings.Current()
-	limit, _ := a.accounts.DefaultLimit()
-	language := ""
-	if s.Source(settings.Language) != settings.FromDefault {
-		language = s.Enum(settings.Language) // else the visitor's browser decides
-	}
-	return website.Facts{
-		Domain: a.domains.Registration().Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
-		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
-		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
-		SelfSigned: a.selfSigned(),
-	}
-}
-
 // metadata answers IMAP annotations: the server's from settings, push tokens
 // from the devices.
 type metadata struct{ a *App }

@@ -39,6 +39,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		Domain: a.domains.Registration(), Clocks: clocks, Token: a.currentToken, Disk: func() (int64, int64, uint64, uint64, bool) { return diskRoom(a.StateDir) },
 		Descriptors: openFiles, Wanted: uint64(a.settings.Current().Number(settings.IMAPSessions)) + 1000, Configuration: a.configurationNow,
 		Secrets: a.secretFiles(), Logging: a.loggingNow, State: func() error { return nil }, Foreign: func() ([]string, string) { return foreign(a.StateDir, a.secretFiles()) },
+		Site: a.siteForDoctor,
 		Panel: func() (bool, bool) {
 			return adminui.Files() != nil, a.settings.Current().Bool(settings.AdminWebEnabled)
 		},

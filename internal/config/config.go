@@ -91,6 +91,7 @@ type Config struct {
 	AdminToken   string `toml:"admin_token"`
 	Language     string `toml:"language" kind:"enum" of:"en fa ru es" setting:"__LANGUAGE__"`
 	WWWDir       string `toml:"www_dir"`
+	WWWStrict    bool   `toml:"www_strict"`
 
 	AutoCreate string `toml:"auth_auto_create" kind:"bool" setting:"__REGISTRATION_OPEN__"`
 

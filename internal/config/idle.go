@@ -19,6 +19,8 @@ var needs = []struct {
 	}, func(c *Config) bool { return !c.TURNEnable }, "has no effect without turn_enable", "set turn_enable, if calls are to be relayed"},
 	{[]string{"openmetrics_username", "openmetrics_password"}, func(c *Config) bool { return c.OpenMetricsListen == "" },
 		"has no effect without openmetrics_listen", "say where, as in openmetrics_listen = \"127.0.0.1:9749\""},
+	{[]string{"www_strict"}, func(c *Config) bool { return c.WWWDir == "" },
+		"has no effect without www_dir", "name the directory of your pages"},
 	{[]string{"acme_email"}, func(c *Config) bool { return c.TLSMode != "autocert" },
 		"has no effect: tls_mode is not autocert", ""},
 	{[]string{"mail_fsync"}, func(c *Config) bool { return c.MailFsync == "never" },

@@ -60,6 +60,12 @@ type Listener struct {
 	Local   bool // bound to this machine only
 }
 
+// Page is something about a page of an operator's site. Broken ones cannot be shown.
+type Page struct {
+	Text   string // file, line and what it is
+	Broken bool
+}
+
 // Account is one made for a check.
 type Account struct{ Addr, Password string }
 
@@ -117,6 +123,8 @@ type Facts struct {
 	Executable, RunningFile string
 	// Panel tells whether the operators' page is built in and switched on.
 	Panel func() (built, on bool)
+	// Site looks at the pages of an operator's own site; dir is "" where there is none.
+	Site func() (dir string, list []Page, err error)
 	// TURN tells where calls are relayed and returns credentials; on is false where they
 	// are not.
 	TURN func() (addr, user, password string, on bool)
@@ -162,6 +170,7 @@ var table = []check{
 	{"client", client, nil},
 	{"admin-token", adminToken, nil},
 	{"panel", panel, nil},
+	{"site", site, nil},
 	{"quota", quota, nil},
 	{"calls", calls, nil},
 	{"federation", federation, nil},
@@ -689,6 +698,43 @@ func panel(_ context.Context, f *Facts) Finding {
 		return Finding{Level: OK, Finding: "the operators' page is switched off"}
 	}
 	return Finding{Level: OK, Finding: "the operators' page is served"}
+}
+
+// maxPages is how many pages are named in a finding.
+const maxPages = 5
+
+func site(_ context.Context, f *Facts) Finding {
+	if f.Site == nil {
+		return leftOut()
+	}
+	dir, list, err := f.Site()
+	switch {
+	case err != nil:
+		return Finding{Level: Failure, Finding: "the site's own directory cannot be read", Evidence: dir + ": " + err.Error(), Next: "madmail html-serve embedded, or name a directory that the server's user can read"}
+	case dir == "":
+		return Finding{Level: OK, Finding: "the pages are those of the program"}
+	}
+	var broken, notes []string
+	for _, p := range list {
+		if p.Broken {
+			broken = append(broken, p.Text)
+		} else {
+			notes = append(notes, p.Text)
+		}
+	}
+	few := func(l []string) string {
+		if n := len(l) - maxPages; n > 0 {
+			l = append(l[:maxPages:maxPages], fmt.Sprintf("and %d more", n))
+		}
+		return strings.Join(l, "; ")
+	}
+	switch {
+	case len(broken) > 0:
+		return Finding{Level: Failure, Finding: "pages of the site cannot be shown", Evidence: dir + ": " + few(broken), Next: "correct them; no restart is needed"}
+	case len(notes) > 0:
+		return Finding{Level: Note, Finding: "pages of the site use variables that there are not", Evidence: dir + ": " + few(notes), Next: "docs/operate.md lists the variables"}
+	}
+	return Finding{Level: OK, Finding: "all pages of the site can be shown", Evidence: dir}
 }
 
 func quota(ctx context.Context, f *Facts) Finding {

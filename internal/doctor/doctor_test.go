@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -168,6 +169,13 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"admin-token", Facts{Token: token("t", nil), Running: true, AdminURL: "http://127.0.0.1:1"}, Failure, "does not answer"},
 		{"panel", Facts{Panel: func() (bool, bool) { return false, true }}, Note, "not part of this program"},
 		{"panel", Facts{Panel: func() (bool, bool) { return true, true }}, OK, "served"},
+		{"site", Facts{Site: func() (string, []Page, error) { return "", nil, nil }}, OK, "those of the program"},
+		{"site", Facts{Site: func() (string, []Page, error) { return "/srv/www", nil, nil }}, OK, "can be shown"},
+		{"site", Facts{Site: func() (string, []Page, error) { return "/srv/www", nil, fs.ErrPermission }}, Failure, "cannot be read"},
+		{"site", Facts{Site: func() (string, []Page, error) { return "/srv/www", []Page{{Text: "a.html:3: X"}}, nil }}, Note, "variables"},
+		{"site", Facts{Site: func() (string, []Page, error) {
+			return "/srv/www", []Page{{Text: "a.html:3: X"}, {Text: "b.html:4: Y", Broken: true}}, nil
+		}}, Failure, "cannot be shown"},
 		{"quota", Facts{Quota: func(context.Context) (int, int, error) { return 9, 0, nil }}, OK, "counted right"},
 		{"quota", Facts{Quota: func(context.Context) (int, int, error) { return 9, 2, nil }}, Note, "by hand"},
 		{"quota", Facts{Quota: func(context.Context) (int, int, error) { return 0, 0, errors.New("x") }}, Unknown, "could not be measured"},

@@ -4,9 +4,7 @@
 package website
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"embed"
 	"encoding/base64"
@@ -22,6 +20,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +30,6 @@ import (
 
 	"madmail/internal/fault"
 	"madmail/internal/invite"
-	"madmail/internal/units"
 )
 
 //go:embed assets
@@ -49,6 +47,14 @@ type Facts struct {
 	IMAPTLS, IMAP     int
 	SMTPTLS, SMTP     int
 	SelfSigned        bool
+
+	// For pages of operators, under the names that earlier versions gave them.
+	MailDomain, MXDomain, WebDomain string // IP addresses in brackets
+	PublicIP, Version               string
+	JIT, TURN                       bool
+	IMAPSecurity, SMTPSecurity      string // in login links
+	SSURL, STUN                     string // "" where there is none
+	Retention                       time.Duration
 }
 
 // Options configure the site. Register and Facts are required.
@@ -57,6 +63,12 @@ type Options struct {
 	// fault.Refused carry a text for the user.
 	Register func(ctx context.Context, token, host string) (Account, error)
 	Facts    func() Facts
+	// Own is the operator's own site as it is now; nil is none. It is asked for each
+	// request, and its files are read for each.
+	Own func() Own
+	// Reserved tells of a path that it belongs to another door, even when that is
+	// closed: no file of a site is shown there.
+	Reserved func(path string) bool
 	// PerMinute is how many accounts may be made in a minute by all visitors together;
 	// nil sets no limit.
 	PerMinute func() int
@@ -74,9 +86,9 @@ type Options struct {
 
 // Server serves the site on listeners it is handed.
 type Server struct {
-	opt  Options
-	http *http.Server
-	page *template.Template
+	opt   Options
+	http  *http.Server
+	pages pages
 
 	mu     sync.Mutex // guards the fields below
 	all    *rate.Limiter
@@ -95,14 +107,11 @@ func New(opt Options) (*Server, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	page, err := template.New("index.html").Funcs(template.FuncMap{"size": size, "link": func(s string) template.URL { return template.URL(s) }}).ParseFS(assets, "assets/index.html")
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{opt: opt, page: page, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
+	s := &Server{opt: opt, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
+	s.pages.making = make(chan struct{}, maxMaking)
 	mux := http.NewServeMux()
 	for path, serve := range map[string]http.HandlerFunc{
-		"/{$}": s.index, "/index.html": s.index, "/qr": s.qr, "/main.css": s.css,
+		"/{$}": s.file, "/index.html": s.file, "/qr": s.qr, "/main.css": s.file,
 		"/.well-known/autoconfig/mail/config-v1.1.xml": s.autoconfig, "/mail/config-v1.1.xml": s.autoconfig,
 	} {
 		mux.HandleFunc("GET "+path, serve) // and HEAD
@@ -114,7 +123,7 @@ func New(opt Options) (*Server, error) {
 	mux.HandleFunc("GET /.well-known/mta-sts.txt", s.policy)
 	mux.HandleFunc("GET /.well-known/_domainkey/{selector}", s.key)
 	mux.HandleFunc("/new", s.create)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusNotFound, "Not found") })
+	mux.HandleFunc("/", s.fallback)
 	s.http = &http.Server{
 		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 256 << 10, TLSConfig: opt.TLS, ErrorLog: log.New(io.Discard, "", 0),
@@ -198,6 +207,10 @@ func (s *Server) harden(next http.Handler) http.Handler {
 				return
 			}
 		}
+		if slices.Contains(strings.Split(r.URL.Path, "/"), "..") {
+			plain(w, http.StatusNotFound, "Not found") // rather than a redirection to what is meant
+			return
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		next.ServeHTTP(w, r)
 	})
@@ -210,67 +223,10 @@ func plain(w http.ResponseWriter, status int, text string) {
 	fmt.Fprintf(w, "<!DOCTYPE html>\n<title>%s</title>\n<h1>%s</h1>\n", text, text)
 }
 
-// size prints a number of bytes for people; what no disk holds is no limit.
-func size(n int64) string {
-	if n >= 1<<62 {
-		return "∞"
-	}
-	return units.FormatSize(n)
-}
-
+// view is what one answer shows beside the facts.
 type view struct {
-	Facts
-	Words    map[string]string
-	Lang     string
-	Dir      string
-	Join     string
-	JoinQR   template.URL
-	Account  *Account
-	LoginQR  template.URL
-	Problem  string
-	Settings []setting
-}
-
-type setting struct{ Name, Value string }
-
-func (s *Server) index(w http.ResponseWriter, r *http.Request) {
-	s.show(w, r, http.StatusOK, view{})
-}
-
-// show renders the page. Where the certificate is publicly valid clients can
-// invent their account themselves, so the join link names only the domain.
-func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v view) {
-	v.Facts = s.opt.Facts()
-	v.Lang = language(r, v.Language)
-	v.Words, v.Dir = words[v.Lang], "ltr"
-	if v.Lang == "fa" {
-		v.Dir = "rtl"
-	}
-	if !v.SelfSigned && v.Open {
-		v.Join = "dcaccount:" + v.Domain
-		v.JoinQR = picture(v.Join)
-	}
-	if v.Account != nil {
-		v.LoginQR = picture(v.Account.Link)
-	}
-	for _, x := range []struct {
-		name string
-		port int
-	}{{"IMAP TLS", v.IMAPTLS}, {"IMAP STARTTLS", v.IMAP}, {"SMTP TLS", v.SMTPTLS}, {"SMTP STARTTLS", v.SMTP}} {
-		if x.port != 0 {
-			v.Settings = append(v.Settings, setting{x.name, net.JoinHostPort(v.Host, strconv.Itoa(x.port))})
-		}
-	}
-	var b bytes.Buffer
-	if err := s.page.Execute(&b, v); err != nil {
-		s.opt.Logger.Error("page", "err", err)
-		http.Error(w, "Internal server error", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes())
+	Account *Account
+	Problem string
 }
 
 func picture(text string) template.URL {
@@ -378,7 +334,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	no := func(status int, text string) {
 		if page {
-			s.show(w, r, status, view{Problem: text})
+			s.result(w, r, status, view{Problem: text})
 			return
 		}
 		refuse(w, status, text)
@@ -404,7 +360,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case page:
-		s.show(w, r, http.StatusOK, view{Account: &a})
+		s.result(w, r, http.StatusOK, view{Account: &a})
 	case r.Method == http.MethodGet:
 		w.Header().Set("Cache-Control", "no-store")
 		http.Redirect(w, r, a.Link, http.StatusFound)
@@ -464,18 +420,6 @@ func (s *Server) qr(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "image/png")
 	w.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	_, _ = w.Write(png)
-}
-
-func (s *Server) css(w http.ResponseWriter, r *http.Request) {
-	data, err := assets.ReadFile("assets/main.css")
-	if err != nil {
-		http.Error(w, "Internal server error", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	w.Header().Set("Cache-Control", "public, max-age=86400")
-	w.Header().Set("ETag", fmt.Sprintf("\"%x\"", sha256.Sum256(data)))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 }
 
 // policy tells other servers which TLS to demand of us.
