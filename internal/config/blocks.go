@@ -39,6 +39,8 @@ type token struct {
 	line   int
 	quoted bool
 	end    bool // of a line, or of the file; text is empty
+	from   int  // where it stands in the file, behind a byte order mark
+	to     int
 }
 
 func (t token) brace(s string) bool { return t.text == s && !t.quoted && !t.end }
@@ -56,7 +58,7 @@ func lexBlocks(file string, data []byte, env func(string) string) (list []token,
 	for i := 0; i < len(s); {
 		switch c := s[i]; {
 		case c == '\n':
-			list = append(list, token{line: line, end: true})
+			list = append(list, token{line: line, end: true, from: i, to: i + 1})
 			line++
 			i++
 		case c == ' ' || c == '\t' || c == '\r':
@@ -85,7 +87,7 @@ func lexBlocks(file string, data []byte, env func(string) string) (list []token,
 			if j == len(s) {
 				return fail(began, "a quoted text without its end", `add the closing "`)
 			}
-			list = append(list, token{text: expandEnv(b.String(), env), line: began, quoted: true})
+			list = append(list, token{text: expandEnv(b.String(), env), line: began, quoted: true, from: i, to: j + 1})
 			i = j + 1
 		default:
 			n := strings.IndexAny(s[i:], " \t\r\n")
@@ -97,11 +99,11 @@ func lexBlocks(file string, data []byte, env func(string) string) (list []token,
 				text, n = text[:n-1], n-1 // the next line goes on
 			}
 			value := expandEnv(text, env)
-			list = append(list, token{text: value, line: line, quoted: value != text}) // a brace from there is text
+			list = append(list, token{text: value, line: line, quoted: value != text, from: i, to: i + len(text)}) // a brace from there is text
 			i += n
 		}
 	}
-	return append(list, token{line: line, end: true}), nil
+	return append(list, token{line: line, end: true, from: len(s), to: len(s)}), nil
 }
 
 // expandEnv replaces {env:NAME}. A name that is not set is empty, and a form

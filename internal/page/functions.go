@@ -15,7 +15,10 @@ import (
 )
 
 // budget is the work that a rendering may still do.
-type budget struct{ left int }
+type budget struct {
+	left int
+	qr   func(string) string
+}
 
 var (
 	errTooMuch = errors.New("is too much work: a loop without an end?")
@@ -184,6 +187,13 @@ func functions(b *budget) template.FuncMap {
 	clean := onText(CleanDomain)
 	size := func(v any) (string, error) { return b.out(FormatBytes(v)) }
 	return template.FuncMap{
+		"qr": func(v any) (template.URL, error) {
+			if err := b.spend(pictureCost); err != nil || b.qr == nil || str(v) == "" {
+				return "", err
+			}
+			u, err := b.out(b.qr(str(v)))
+			return template.URL(u), err
+		},
 		"get": get, "has": func(from any, path ...string) bool { _, ok := find(from, path); return ok },
 		"step":  func() (string, error) { return "", b.spend(stepCost) },
 		"items": items,

@@ -31,6 +31,8 @@ const (
 	maxWork   = 64 << 20
 	maxValue  = 1 << 20 // octets that a function returns
 	stepCost  = 1000    // work of a turn of a loop, or of a template called
+
+	pictureCost = 1 << 20 // work of a QR code
 )
 
 // Error is a mistake in a template. Line is 0 where it is not known.
@@ -62,6 +64,7 @@ type Template struct {
 	Dynamic bool
 
 	plain []byte // all of it, when it is not dynamic
+	qr    func(string) string
 	names map[string]bool
 	trees map[string]*parse.Tree
 	ready sync.Pool // of *instance
@@ -76,19 +79,26 @@ type instance struct {
 // name is what errors call every template.
 const name = "page"
 
-// Parse reads a page. known tells of a variable, a path such as "Custom.Slug", whether
-// there is one. The error is an *Error.
-func Parse(src []byte, known func(path string) bool) (*Template, error) {
+// Reader reads pages.
+type Reader struct {
+	// Known tells of a variable, a path such as "Custom.Slug", whether there is one.
+	Known func(path string) bool
+	// QR draws a text and returns the URL of the picture, "" for what cannot be drawn.
+	QR func(text string) string
+}
+
+// Parse reads a page. The error is an *Error.
+func (r Reader) Parse(src []byte) (*Template, error) {
 	text, err := decode(src)
 	if err != nil {
 		return nil, err
 	}
-	d := dialectOf(text, known)
+	d := dialectOf(text, r.Known)
 	code, literal, dynamic, err := translate(text, d)
 	if err != nil {
 		return nil, err
 	}
-	p := &Template{Literal: literal, Dynamic: dynamic, names: make(map[string]bool)}
+	p := &Template{qr: r.QR, Literal: literal, Dynamic: dynamic, names: make(map[string]bool)}
 	if !dynamic {
 		p.plain = []byte(strings.ReplaceAll(code, hole, "{"))
 		return p, nil
@@ -97,7 +107,7 @@ func Parse(src []byte, known func(path string) bool) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &rewriter{known: known, t: p}
+	w := &rewriter{known: r.Known, t: p}
 	for n, tree := range p.trees {
 		if tree.Root == nil {
 			tree.Root = &parse.ListNode{NodeType: parse.NodeList}
@@ -141,13 +151,37 @@ func decode(src []byte) (string, error) {
 func parseGo(code string) (map[string]*parse.Tree, error) {
 	trees := make(map[string]*parse.Tree)
 	t := parse.New(name)
-	if _, err := t.Parse(code, "{{", "}}", trees, builtins, functions(&budget{})); err != nil {
-		return nil, located(err)
+	if _, err := t.Parse(code, "{{", "}}", trees, builtins, callable); err != nil {
+		e := located(err)
+		if line := unclosed(code); line > 0 && e.What == "unexpected EOF" {
+			e = &Error{line, "a block that begins here has no end"}
+		}
+		return nil, e
 	}
 	if trees[name] == nil { // only definitions
 		trees[name] = t
 	}
 	return trees, nil
+}
+
+// unclosed is the line in which a block begins that does not end, or 0.
+func unclosed(code string) int {
+	var open []int
+	for _, p := range scan(code, golang) {
+		if p.kind != value {
+			continue
+		}
+		switch word(p.text) {
+		case "if", "range", "with", "define", "block":
+			open = append(open, p.line)
+		case "end":
+			open = open[:max(0, len(open)-1)]
+		}
+	}
+	if len(open) == 0 {
+		return 0
+	}
+	return open[len(open)-1]
 }
 
 // builtins are Go's own functions that stay as they are. The parser wants names only.
@@ -157,7 +191,7 @@ var builtins = map[string]any{"and": true, "or": true, "not": true, "len": true,
 func (p *Template) Uses(variable string) bool { return p.names[variable] }
 
 func (p *Template) instance() (*instance, error) {
-	i := &instance{t: template.New(name)}
+	i := &instance{t: template.New(name), budget: budget{qr: p.qr}}
 	i.t.Funcs(functions(&i.budget))
 	for n, tree := range p.trees {
 		t, err := i.t.AddParseTree(n, tree.Copy())
@@ -208,7 +242,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 var place = regexp.MustCompile(`^(?:html/template|template): ?` + name + `:(\d+)(?::\d+)?: (?:executing "[^"]*" at <.*?>: )?`)
 
 // located finds the line in an error of Go's.
-func located(err error) error {
+func located(err error) *Error {
 	var ours *Error
 	if errors.As(err, &ours) {
 		return ours

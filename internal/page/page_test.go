@@ -22,8 +22,10 @@ func known(path string) bool {
 	return ok
 }
 
+var pages = Reader{Known: known, QR: func(s string) string { return "data:image/png;base64," + s }}
+
 func render(src string) (string, *Template, error) {
-	p, err := Parse([]byte(src), known)
+	p, err := pages.Parse([]byte(src))
 	if err != nil {
 		return "", nil, err
 	}
@@ -55,6 +57,7 @@ func TestBothDialectsSayTheSame(t *testing.T) {
 		{"a value in a quoted text of a script", `<script>var x = "{{.MailDomain}}";</script>`, `<script>var x = "{{ MailDomain }}";</script>`, `<script>var x = "[203.0.113.5]";</script>`},
 		{"a switch in a script", `<script>var x = {{.RegistrationOpen}};</script>`, `<script>var x = {{ RegistrationOpen }};</script>`, `<script>var x =  true ;</script>`},
 		{"blanks taken away", "a \n{{- .Language -}}\n b", "a \n{{- Language -}}\n b", "afab"},
+		{"a picture", `<img src="{{.Language | qr}}">`, `<img src="{{ Language|qr }}">`, `<img src="data:image/png;base64,fa">`},
 		{"comments", "a{{/* .Nobody */}}b{{.Empty}}", "a{# Nobody #}b{{ Empty }}", "ab"},
 		{"braces in words", `{{"{{"}} {{"}}"}}`, `{% raw %}{{ }}{% endraw %}`, "{{ }}"},
 		{"persian", "سلام {{.Language}}\u200c…", "سلام {{ Language }}\u200c…", "سلام fa\u200c…"},
@@ -75,16 +78,17 @@ func TestOnlyMinijinja(t *testing.T) {
 	for src, want := range map[string]string{
 		`{% if SSURL is defined %}1{% endif %}{% if Nobody is not defined %}2{% endif %}`: "12",
 		`{{ "yes" if RegistrationOpen else "no" }}{{ Nobody | default("x") }}`:            "yesx",
-		`{{ "a" ~ Language ~ 'b' }}`:                        "afab",
-		"{{ Language\n| upper }}":                           "FA",
-		"{%- if RegistrationOpen -%} x {%- endif -%} y":     "xy",
-		`{{ 'it\'s' }}{{ "a\"b" }}{{ "c\\d" }}`:             `it&#39;sa&#34;bc\d`,
-		"{{ 3 }}{{ 1.5 }}{{ true }}{{ none }}":              "31.5true",
-		"{% raw %}{% if x %}{{ y }}{# z #}{% endraw %}":     "{% if x %}{{ y }}{# z #}",
-		"{%if RegistrationOpen%}1{%endif%}":                 "1",
-		"{% if RegistrationOpen %}{{.Language}}{{end}}":     "fa", // both dialects in a page
-		"{{if .RegistrationOpen}}{{ Language }}{% endif %}": "fa",
-		"{{ DefaultQuota > 5 }}":                            "true",
+		`{{ "a" ~ Language ~ 'b' }}`:                           "afab",
+		"{{ Language\n| upper }}":                              "FA",
+		"{%- if RegistrationOpen -%} x {%- endif -%} y":        "xy",
+		`{{ 'it\'s' }}{{ "a\"b" }}{{ "c\\d" }}`:                `it&#39;sa&#34;bc\d`,
+		"{{ 3 }}{{ 1.5 }}{{ true }}{{ none }}":                 "31.5true",
+		"{% raw %}{{ a {% {# {%- endraw -%}\n{{ Language }}}}": "{{ a {% {# fa}}",
+		"{% raw %}{% if x %}{{ y }}{# z #}{% endraw %}":        "{% if x %}{{ y }}{# z #}",
+		"{%if RegistrationOpen%}1{%endif%}":                    "1",
+		"{% if RegistrationOpen %}{{.Language}}{{end}}":        "fa", // both dialects in a page
+		"{{if .RegistrationOpen}}{{ Language }}{% endif %}":    "fa",
+		"{{ DefaultQuota > 5 }}":                               "true",
 	} {
 		if got, _, err := render(src); err != nil || got != want {
 			t.Errorf("%q gives %q, %v, want %q", src, got, err, want)
@@ -165,7 +169,7 @@ func TestMistakesHaveALine(t *testing.T) {
 		"{{.Language}}\n{{nofunction .X}}":                        `line 2: `,
 		"\n{% for x in y %}{% endfor %}":                          `line 2: the tag "for" is not known`,
 		"\n{% if %}{% endif %}":                                   "line 2: a value is missing",
-		"\n{% if X %}":                                            "line 2: unexpected EOF",
+		"\n{% if X %}":                                            "line 2: a block that begins here has no end",
 		"{% if X %}\n{% endfor %}":                                `line 2: the tag "endfor"`,
 		"{% if X %}{% else %}\n{% else %}{% endif %}":             "line 2: ",
 		"{% raw %}":                                               "{% raw %} has no {% endraw %}",
@@ -202,7 +206,7 @@ func TestARenderingIsBounded(t *testing.T) {
 		`{{printf "%1000000d" 1}}`, `{{printf "%*d" 1000000 1}}`,
 		"{{$x := .Long}}{{range .Big}}{{$x = js (html $x)}}{{$x = urlquery $x}}{{end}}",
 	} {
-		p, err := Parse([]byte(src), func(string) bool { return true })
+		p, err := Reader{Known: func(string) bool { return true }}.Parse([]byte(src))
 		if err != nil {
 			t.Fatalf("%q: %v", src, err)
 		}
@@ -229,7 +233,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		p, err := Parse([]byte(s), known)
+		p, err := pages.Parse([]byte(s))
 		if err != nil {
 			var e *Error
 			if !errors.As(err, &e) || e.What == "" || e.Line < 0 || e.Line > 1+strings.Count(s, "\n") {

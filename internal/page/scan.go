@@ -1,6 +1,7 @@
 package page
 
 import (
+	"regexp"
 	"strings"
 	"text/template/parse"
 )
@@ -29,6 +30,9 @@ type part struct {
 	open        bool // its end is missing
 	left, right bool // takes the blanks before and after it away: {{- and -}}
 }
+
+// endraw is what ends a part of Minijinja that is no template, whatever stands in it.
+var endraw = regexp.MustCompile(`\{%[-+]?\s*endraw\s*[-+]?%\}`)
 
 // scan cuts a page into its parts.
 func scan(s string, d dialect) (parts []part) {
@@ -69,6 +73,12 @@ func scan(s string, d dialect) (parts []part) {
 		}
 		emit(p, i+size)
 		i += size
+		if p.kind == tag && word(p.text) == "raw" {
+			if at := endraw.FindStringIndex(s[i:]); at != nil {
+				in.pass(s[i : i+at[0]])
+				i += at[0]
+			}
+		}
 	}
 	if began < len(s) {
 		emit(part{kind: text, text: s[began:], script: in.script()}, len(s))
