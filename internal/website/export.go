@@ -135,12 +135,15 @@ func Check(own Own) (list []Trouble, err error) {
 
 // readPage parses a page.
 func readPage(f fs.File) (*page.Template, error) {
-	text, err := io.ReadAll(io.LimitReader(f, page.MaxSource+1))
+	text, err := readAll(f)
 	if err != nil {
 		return nil, err
 	}
-	return page.Parse(text, known)
+	return reader.Parse(text)
 }
+
+// readAll reads as much of a page as one may have, and one octet more.
+func readAll(f io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(f, page.MaxSource+1)) }
 
 // situations are those that a page has to stand.
 var situations = func() (list []map[string]any) {
@@ -166,5 +169,3 @@ func trial(t *page.Template) error {
 	}
 	return nil
 }
-
-const backupSuffix = ".go-template.bak"

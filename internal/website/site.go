@@ -83,7 +83,7 @@ func (p *pages) parse(file string, src []byte) (*page.Template, bool, error) {
 	if k != nil && k.sum == sum {
 		return k.page, false, k.err
 	}
-	t, err := page.Parse(src, known)
+	t, err := reader.Parse(src)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.kept == nil || len(p.kept) >= maxPages || p.size+len(src) > maxParsed {
@@ -355,7 +355,7 @@ func (s *Server) render(r *http.Request, f fs.File, src source, v view) (out []b
 		return nil, errBusy
 	}
 	defer func() { s.pages.shown.Add(int64(len(out))) }()
-	text, err := io.ReadAll(io.LimitReader(f, page.MaxSource+1))
+	text, err := readAll(f)
 	if err != nil {
 		return nil, &page.Error{What: plainly(err)}
 	}
@@ -439,7 +439,7 @@ func (s *Server) ownResult(own Own, r *http.Request, v view) ([]byte, bool) {
 		return nil, false
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, page.MaxSource+1))
+	text, err := readAll(f)
 	if err != nil || !bytes.Contains(text, []byte("Account")) || !bytes.Contains(text, []byte("Problem")) {
 		return nil, false
 	}

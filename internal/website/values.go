@@ -77,6 +77,9 @@ func retention(d time.Duration, lang string) string {
 	}
 }
 
+// reader reads the pages of a site.
+var reader = page.Reader{Known: known, QR: func(s string) string { return string(picture(s)) }}
+
 // known tells of the path of a variable whether there is one.
 func known(path string) bool {
 	first, rest, deeper := strings.Cut(path, ".")
