@@ -54,7 +54,7 @@ var failures = map[int][]string{
 	56: {"TestREQ31OtherServersCanBeInspected"}, 57: {"TestREQ03ListenerPortsTellWhatIsBound"},
 	58: {"TestADatabaseOfTheSecondPredecessorIsAdopted", "TestTimesOfAllPredecessorsAreRead"}, 59: {"TestANewerDatabaseIsRefusedUnlessItOnlyAdds"},
 	66: {"TestMetricsOfARealServer", "TestTheTable"}, 69: {"TestStatusTellsWhoIsConnected"}, 70: {"TestNothingIsAskedOfPrograms"},
-	71: {"TestREQ48NoOldBinaryStays"},
+	71: {"TestREQ48NoOldBinaryStays"}, 73: {"TestAnEditChangesOneLine"}, 74: {"TestSitesThatBrokeOnTheWay", "TestLiteralBracesSurvive", "TestAnOperatorsOwnSite"},
 }
 
 // tests returns the names of all test functions of the module.

@@ -195,6 +195,12 @@ func functions(b *budget) template.FuncMap {
 			return template.URL(u), err
 		},
 		"get": get, "has": func(from any, path ...string) bool { _, ok := find(from, path); return ok },
+		"link": func(v any) (any, error) {
+			if s, ok := v.(string); ok {
+				return safeURL(s)
+			}
+			return v, nil
+		},
 		"step":  func() (string, error) { return "", b.spend(stepCost) },
 		"items": items,
 		"upper": onText(strings.ToUpper), "lower": onText(strings.ToLower), "trim": onText(strings.TrimSpace), "urlencode": onText(url.QueryEscape),

@@ -228,7 +228,7 @@ func (r *reader) filtered() string {
 // call is a function with its arguments.
 func (r *reader) call(name, args string) string {
 	switch name {
-	case "get", "has", "step", "items", "either":
+	case "get", "has", "step", "items", "either", "link":
 		return r.fail("%q is not known", name)
 	}
 	if _, ok := callable[name]; !ok && (name != "not" && name != "and" && name != "or" && name != "len") {

@@ -113,7 +113,7 @@ func (r Reader) Parse(src []byte) (*Template, error) {
 			tree.Root = &parse.ListNode{NodeType: parse.NodeList}
 		}
 		w.lines = code
-		w.list(tree.Root, "", n == name)
+		w.list(tree.Root, "", n == name, "")
 		if n != name {
 			tree.Root.Nodes = slices.Insert(tree.Root.Nodes, 0, step(tree.Root.Pos))
 		}
@@ -294,32 +294,45 @@ func pipe(pos parse.Pos, line int, cmds ...*parse.CommandNode) *parse.PipeNode {
 	return &parse.PipeNode{NodeType: parse.NodePipe, Pos: pos, Line: line, Cmds: cmds}
 }
 
+// linkAttribute is the end of a text behind which a link begins.
+var linkAttribute = regexp.MustCompile(`(?i)\s(?:href|src|action|formaction|poster|cite|data)\s*=\s*["']?$`)
+
 // list rewrites what stands in a block. dot is the path of what "." is, known says that
-// this is a path from the root.
-func (w *rewriter) list(l *parse.ListNode, dot string, known bool) {
+// this is a path from the root; before is the text in front of it.
+func (w *rewriter) list(l *parse.ListNode, dot string, known bool, before string) {
 	if l == nil {
 		return
 	}
 	for _, n := range l.Nodes {
+		front := before
+		before = ""
 		switch n := n.(type) {
 		case *parse.TextNode:
 			n.Text = bytes.ReplaceAll(n.Text, []byte(hole), []byte("{"))
+			before = string(n.Text[max(0, len(n.Text)-40):])
+		case *parse.CommentNode:
+			before = front
 		case *parse.ActionNode:
 			w.pipe(n.Pipe, dot, known)
+			if len(n.Pipe.Decl) > 0 {
+				before = front
+			} else if linkAttribute.MatchString(front) { // the second version has no safeURL
+				n.Pipe.Cmds = []*parse.CommandNode{command(n.Pos, parse.NewIdentifier("link").SetPos(n.Pos), pipe(n.Pos, n.Line, n.Pipe.Cmds...))}
+			}
 		case *parse.IfNode:
 			w.pipe(n.Pipe, dot, known)
-			w.list(n.List, dot, known)
-			w.list(n.ElseList, dot, known)
+			w.list(n.List, dot, known, front)
+			w.list(n.ElseList, dot, known, front)
 		case *parse.WithNode:
 			inner, ok := path(n.Pipe, dot, known)
 			w.pipe(n.Pipe, dot, known)
-			w.list(n.List, inner, ok)
-			w.list(n.ElseList, dot, known)
+			w.list(n.List, inner, ok, front)
+			w.list(n.ElseList, dot, known, front)
 		case *parse.RangeNode:
 			w.pipe(n.Pipe, dot, known)
 			n.Pipe.Cmds = []*parse.CommandNode{command(n.Pos, parse.NewIdentifier("items").SetPos(n.Pos), pipe(n.Pos, n.Line, n.Pipe.Cmds...))}
-			w.list(n.List, "", false)
-			w.list(n.ElseList, dot, known)
+			w.list(n.List, "", false, front)
+			w.list(n.ElseList, dot, known, front)
 			n.List.Nodes = slices.Insert(n.List.Nodes, 0, step(n.Pos))
 		case *parse.TemplateNode:
 			w.pipe(n.Pipe, dot, known)

@@ -2,7 +2,6 @@ package page
 
 import (
 	"errors"
-	"html/template"
 	"strings"
 	"testing"
 )
@@ -11,8 +10,8 @@ import (
 func values() map[string]any {
 	return map[string]any{
 		"MailDomain": "[203.0.113.5]", "Language": "fa", "RegistrationOpen": true, "TurnEnabled": false, "DefaultQuota": int64(1 << 30),
-		"SSURL": template.URL("ss://YWVz@203.0.113.5:8388"), "Empty": "", "Mark": `</script>"'<b>`,
-		"Custom": map[string]any{"Slug": "bob", "URL": template.URL("openpgp4fpr:ABCD#a=b"), "Name": "Bob <b>"},
+		"SSURL": "ss://YWVz@203.0.113.5:8388", "Empty": "", "Bad": "javascript:alert(1)", "Mark": `</script>"'<b>`,
+		"Custom": map[string]any{"Slug": "bob", "URL": "openpgp4fpr:ABCD#a=b", "Name": "Bob <b>"},
 		"List":   []any{"a", "b"},
 	}
 }
@@ -52,6 +51,9 @@ func TestBothDialectsSayTheSame(t *testing.T) {
 		{"safeHTML", `{{safeHTML "<b>x</b>"}}`, `{{ "<b>x</b>"|safe_html }}`, "<b>x</b>"},
 		{"safeURL", `<a href="{{safeURL .SSURL}}">`, `<a href="{{ SSURL|safe_url }}">`, `<a href="ss://YWVz@203.0.113.5:8388">`},
 		{"a link that is one already", `<a href="{{.SSURL}}">`, `<a href="{{ SSURL }}">`, `<a href="ss://YWVz@203.0.113.5:8388">`},
+		{"a link in one of two cases", `<a href='{{if .TurnEnabled}}x{{else}}{{.Custom.URL}}{{end}}'>`, `<a href='{% if TurnEnabled %}x{% else %}{{ Custom.URL }}{% endif %}'>`, `<a href='openpgp4fpr:ABCD#a=b'>`},
+		{"a link in a link", `<img src="/qr?data={{.Custom.URL}}">`, `<img src="/qr?data={{ Custom.URL }}">`, `<img src="/qr?data=openpgp4fpr%3aABCD%23a%3db">`},
+		{"a link of no scheme that is allowed", `<a href="{{.Bad}}">`, `<a href="{{ Bad }}">`, `<a href="#">`},
 		{"a link of a scheme that runs", `<a href="{{safeURL "javascript:alert(1)"}}">`, `<a href="{{ "javascript:alert(1)"|safe_url }}">`, `<a href="#">`},
 		{"a value in a script", `<script>var x = {{.Mark}};</script>`, `<script>var x = {{ Mark }};</script>{% if Empty %}{% endif %}`, `<script>var x = "\u003c/script\u003e\"'\u003cb\u003e";</script>`},
 		{"a value in a quoted text of a script", `<script>var x = "{{.MailDomain}}";</script>`, `<script>var x = "{{ MailDomain }}";</script>`, `<script>var x = "[203.0.113.5]";</script>`},

@@ -156,7 +156,7 @@ var situations = func() (list []map[string]any) {
 		list = append(list, values(full, lang, view{}), values(Facts{SelfSigned: true}, lang, view{}))
 	}
 	a := values(full, "en", view{Account: &Account{Email: "a@example.org", Password: "p", Link: "dclogin:a@example.org?p=p&v=1"}, Problem: "x"})
-	a["Custom"] = map[string]any{"Slug": "bob", "URL": page.SafeURL("openpgp4fpr:ABCD#a=b"), "Name": "Bob"}
+	a["Custom"] = map[string]any{"Slug": "bob", "URL": "openpgp4fpr:ABCD#a=b", "Name": "Bob"}
 	return append(list, a)
 }()
 

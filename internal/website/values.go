@@ -26,21 +26,21 @@ func values(f Facts, lang string, v view) map[string]any {
 		"ImapPortTLS": port(f.IMAPTLS), "ImapPortStartTLS": port(f.IMAP), "SmtpPortTLS": port(f.SMTPTLS), "SmtpPortStartTLS": port(f.SMTP),
 		"DcloginImapSecurity": f.IMAPSecurity, "DcloginSmtpSecurity": f.SMTPSecurity,
 		"DefaultQuota": f.Quota, "MaxMessageSize": units.FormatSize(f.MaxMessage),
-		"SSURL": page.SafeURL(f.SSURL), "SSGrpcURL": template.URL(""), "SSWsURL": template.URL(""), "V2rayNGConfigWS": "", "V2rayNGConfigGRPC": "",
+		"SSURL": f.SSURL, "SSGrpcURL": "", "SSWsURL": "", "V2rayNGConfigWS": "", "V2rayNGConfigGRPC": "",
 		"STUNAddr": f.STUN, "MessageRetentionLine": retention(f.Retention, lang),
-		"Custom": map[string]any{"Slug": "", "URL": template.URL(""), "Name": ""},
+		"Custom": map[string]any{"Slug": "", "URL": "", "Name": ""},
 
 		"Lang": lang, "Dir": dir, "Words": words[lang], "Domain": f.Domain, "Host": f.Host, "Open": f.Open, "Quota": f.Quota, "MaxMessage": f.MaxMessage,
-		"Problem": v.Problem, "Join": template.URL(""), "JoinQR": template.URL(""), "LoginQR": template.URL(""), "Account": map[string]any{},
+		"Problem": v.Problem, "Join": "", "JoinQR": template.URL(""), "LoginQR": template.URL(""), "Account": map[string]any{},
 	}
 	// Where the certificate is publicly valid clients can invent their account
 	// themselves, so the join link names only the domain.
 	if !f.SelfSigned && f.Open {
 		join := "dcaccount:" + f.Domain
-		m["Join"], m["JoinQR"] = template.URL(join), picture(join)
+		m["Join"], m["JoinQR"] = join, picture(join)
 	}
 	if v.Account != nil {
-		m["Account"] = map[string]any{"Email": v.Account.Email, "Password": v.Account.Password, "Link": page.SafeURL(v.Account.Link)}
+		m["Account"] = map[string]any{"Email": v.Account.Email, "Password": v.Account.Password, "Link": v.Account.Link}
 		m["LoginQR"] = picture(v.Account.Link)
 	}
 	settings := []any{}
