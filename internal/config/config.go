@@ -203,13 +203,7 @@ func Load(path string) (*Config, error) {
 		}
 		return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "config"), hint)
 	}
-	var c *Config
-	var problems []Problem
-	if isTOML(path, data) {
-		c, problems = Parse(path, data)
-	} else {
-		c, problems = ParseBlocks(path, data, os.Getenv, os.ReadFile)
-	}
+	c, problems := parseFile(path, data)
 	if len(problems) == 0 {
 		c.File = path
 		return c, nil
@@ -219,6 +213,14 @@ func Load(path string) (*Config, error) {
 		errs[i] = p
 	}
 	return nil, fault.Wrap(fault.Invalid, errors.Join(errs...), "")
+}
+
+// parseFile reads the text of a file in the syntax that it has.
+func parseFile(path string, data []byte) (*Config, []Problem) {
+	if isTOML(path, data) {
+		return Parse(path, data)
+	}
+	return ParseBlocks(path, data, os.Getenv, os.ReadFile)
 }
 
 type field struct {

@@ -58,13 +58,7 @@ func serveSite(path string, mode fs.FileMode, dir string, strict bool) (bool, er
 
 // parsed reads the text of a file as Load does.
 func parsed(path string, data []byte) (*Config, error) {
-	var c *Config
-	var problems []Problem
-	if isTOML(path, data) {
-		c, problems = Parse(path, data)
-	} else {
-		c, problems = ParseBlocks(path, data, os.Getenv, os.ReadFile)
-	}
+	c, problems := parseFile(path, data)
 	if len(problems) > 0 {
 		return nil, fault.Wrap(fault.Invalid, problems[0], "")
 	}

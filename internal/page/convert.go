@@ -185,6 +185,10 @@ func (w *writer) call(n parse.Node, f string, args []string) string {
 		args[i] = simple(args[i])
 	}
 	switch {
+	case f == "slice" && len(args) == 3:
+		return args[0] + "[" + args[1] + ":" + args[2] + "]"
+	case f == "printf" && len(args) == 2 && args[0] == `"%s"`:
+		return args[1]
 	case f == "not" && len(args) == 1:
 		return "not " + args[0]
 	case (f == "and" || f == "or") && len(args) > 0:

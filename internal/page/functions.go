@@ -201,6 +201,14 @@ func functions(b *budget) template.FuncMap {
 			}
 			return v, nil
 		},
+		"part": func(v any, from, to int) (string, error) { // -1 is the end
+			runes := []rune(str(v))
+			from = min(max(from, 0), len(runes))
+			if to < 0 || to > len(runes) {
+				to = len(runes)
+			}
+			return b.out(string(runes[from:max(from, to)]))
+		},
 		"step":  func() (string, error) { return "", b.spend(stepCost) },
 		"items": items,
 		"upper": onText(strings.ToUpper), "lower": onText(strings.ToLower), "trim": onText(strings.TrimSpace), "urlencode": onText(url.QueryEscape),

@@ -8,7 +8,7 @@ import (
 )
 
 // The expressions of Minijinja that we read: variables, texts, numbers, or, and, not,
-// comparisons, ~, x if y else z, filters, calls and the tests "is defined" and "is none".
+// comparisons, ~, x if y else z, [from:to], filters, calls and the tests "is defined" and "is none".
 
 // expression is one in Go's dialect.
 type expression struct {
@@ -193,7 +193,14 @@ func (r *reader) concat() string {
 // filtered reads an operand, its filters and its test.
 func (r *reader) filtered() string {
 	s := r.operand()
-	for r.take("|") {
+	for r.err == nil {
+		if r.is("[") {
+			s = r.subscript(s)
+			continue
+		}
+		if !r.take("|") {
+			break
+		}
 		name := r.token
 		if r.kind != 'w' {
 			return r.fail("a filter has no name")
@@ -225,10 +232,40 @@ func (r *reader) filtered() string {
 	return s
 }
 
+// subscript reads [n] and [from:to], of which each may be left out.
+func (r *reader) subscript(s string) string {
+	r.next()
+	from, to := "0", "-1"
+	if !r.is(":") && !r.is("]") {
+		from = r.number()
+	}
+	if r.take(":") {
+		if !r.is("]") {
+			to = r.number()
+		}
+	} else if n, err := strconv.Atoi(from); err == nil {
+		to = strconv.Itoa(n + 1)
+	}
+	if r.err == nil && !r.take("]") {
+		return r.fail("] is missing")
+	}
+	return "(part " + s + " " + from + " " + to + ")"
+}
+
+// number reads a whole number of 0 or more.
+func (r *reader) number() string {
+	t := r.token
+	if n, err := strconv.Atoi(t); r.kind != 'n' || err != nil || n < 0 {
+		return r.fail("%q is no place in a text", t)
+	}
+	r.next()
+	return t
+}
+
 // call is a function with its arguments.
 func (r *reader) call(name, args string) string {
 	switch name {
-	case "get", "has", "step", "items", "either", "link":
+	case "get", "has", "step", "items", "either", "link", "part":
 		return r.fail("%q is not known", name)
 	}
 	if _, ok := callable[name]; !ok && (name != "not" && name != "and" && name != "or" && name != "len") {

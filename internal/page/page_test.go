@@ -59,6 +59,12 @@ func TestBothDialectsSayTheSame(t *testing.T) {
 		{"a value in a quoted text of a script", `<script>var x = "{{.MailDomain}}";</script>`, `<script>var x = "{{ MailDomain }}";</script>`, `<script>var x = "[203.0.113.5]";</script>`},
 		{"a switch in a script", `<script>var x = {{.RegistrationOpen}};</script>`, `<script>var x = {{ RegistrationOpen }};</script>`, `<script>var x =  true ;</script>`},
 		{"blanks taken away", "a \n{{- .Language -}}\n b", "a \n{{- Language -}}\n b", "afab"},
+		{"a part of a text", `{{slice .Custom.Name 0 1 | printf "%s" | upper}}`, `{{ Custom.Name[0:1] | upper }}`, "B"},
+		{"a text in backticks", "<script>let a = `${u}@{{.MailDomain | cleanDomain}}`, b = \"{{.Empty}}\" || \"{{.Language}}\";</script>", "<script>let a = `${u}@{{ MailDomain | cleanDomain }}`, b = \"{{ Empty }}\" || \"{{ Language }}\";</script>",
+			"<script>let a = `${u}@203.0.113.5`, b = \"\" || \"fa\";</script>"},
+		{"a switch in words", `<script>let a = ("{{if .TurnEnabled}}true{{else}}false{{end}}" === "true");</script>`, `<script>let a = ("{% if TurnEnabled %}true{% else %}false{% endif %}" === "true");</script>`, `<script>let a = ("false" === "true");</script>`},
+		{"a link in a handler", `<div onclick="copy('{{.SSURL}}')">{{.SSURL}}</div>`, `<div onclick="copy('{{ SSURL }}')">{{ SSURL }}</div>`, `<div onclick="copy('ss:\/\/YWVz@203.0.113.5:8388')">ss://YWVz@203.0.113.5:8388</div>`},
+		{"an attribute in two cases", `<html lang="{{.Language}}" dir="{{if eq .Language "fa"}}rtl{{else}}ltr{{end}}">`, `<html lang="{{ Language }}" dir="{% if Language == "fa" %}rtl{% else %}ltr{% endif %}">`, `<html lang="fa" dir="rtl">`},
 		{"a picture", `<img src="{{.Language | qr}}">`, `<img src="{{ Language|qr }}">`, `<img src="data:image/png;base64,fa">`},
 		{"comments", "a{{/* .Nobody */}}b{{.Empty}}", "a{# Nobody #}b{{ Empty }}", "ab"},
 		{"braces in words", `{{"{{"}} {{"}}"}}`, `{% raw %}{{ }}{% endraw %}`, "{{ }}"},
@@ -80,17 +86,18 @@ func TestOnlyMinijinja(t *testing.T) {
 	for src, want := range map[string]string{
 		`{% if SSURL is defined %}1{% endif %}{% if Nobody is not defined %}2{% endif %}`: "12",
 		`{{ "yes" if RegistrationOpen else "no" }}{{ Nobody | default("x") }}`:            "yesx",
-		`{{ "a" ~ Language ~ 'b' }}`:                           "afab",
-		"{{ Language\n| upper }}":                              "FA",
-		"{%- if RegistrationOpen -%} x {%- endif -%} y":        "xy",
-		`{{ 'it\'s' }}{{ "a\"b" }}{{ "c\\d" }}`:                `it&#39;sa&#34;bc\d`,
-		"{{ 3 }}{{ 1.5 }}{{ true }}{{ none }}":                 "31.5true",
-		"{% raw %}{{ a {% {# {%- endraw -%}\n{{ Language }}}}": "{{ a {% {# fa}}",
-		"{% raw %}{% if x %}{{ y }}{# z #}{% endraw %}":        "{% if x %}{{ y }}{# z #}",
-		"{%if RegistrationOpen%}1{%endif%}":                    "1",
-		"{% if RegistrationOpen %}{{.Language}}{{end}}":        "fa", // both dialects in a page
-		"{{if .RegistrationOpen}}{{ Language }}{% endif %}":    "fa",
-		"{{ DefaultQuota > 5 }}":                               "true",
+		`{{ "a" ~ Language ~ 'b' }}`:                                                                "afab",
+		"{{ Language\n| upper }}":                                                                   "FA",
+		"{%- if RegistrationOpen -%} x {%- endif -%} y":                                             "xy",
+		`{{ 'it\'s' }}{{ "a\"b" }}{{ "c\\d" }}`:                                                     `it&#39;sa&#34;bc\d`,
+		"{{ 3 }}{{ 1.5 }}{{ true }}{{ none }}":                                                      "31.5true",
+		"{% raw %}{{ a {% {# {%- endraw -%}\n{{ Language }}}}":                                      "{{ a {% {# fa}}",
+		"{% raw %}{% if x %}{{ y }}{# z #}{% endraw %}":                                             "{% if x %}{{ y }}{# z #}",
+		"{%if RegistrationOpen%}1{%endif%}":                                                         "1",
+		"{% if RegistrationOpen %}{{.Language}}{{end}}":                                             "fa", // both dialects in a page
+		"{{if .RegistrationOpen}}{{ Language }}{% endif %}":                                         "fa",
+		"{{ Language[1] }}{{ Language[:1] }}{{ Language[0:] }}{{ Language[5:9] }}{{ 'سلام'[1:2] }}": "affaل",
+		"{{ DefaultQuota > 5 }}":                                                                    "true",
 	} {
 		if got, _, err := render(src); err != nil || got != want {
 			t.Errorf("%q gives %q, %v, want %q", src, got, err, want)

@@ -12,7 +12,8 @@ import (
 	"madmail/internal/units"
 )
 
-// values are what a page may use. The names with a capital are those of earlier versions;
+// values are what a page may use. TurnOffTLS is always false: pages of the first version
+// make links without TLS where it is true, and we take no passwords so. The names with a capital are those of earlier versions;
 // Lang, Dir, Words, Join, JoinQR, Account, LoginQR, Problem and Settings are of our own
 // page.
 func values(f Facts, lang string, v view) map[string]any {
@@ -22,7 +23,7 @@ func values(f Facts, lang string, v view) map[string]any {
 	}
 	m := map[string]any{
 		"MailDomain": f.MailDomain, "MXDomain": f.MXDomain, "WebDomain": f.WebDomain, "PublicIP": f.PublicIP, "ClientHost": f.Host, "Version": f.Version,
-		"TurnOffTLS": f.SelfSigned, "RegistrationOpen": f.Open, "JitRegistrationEnabled": f.JIT, "TurnEnabled": f.TURN, "Language": lang,
+		"TurnOffTLS": false, "RegistrationOpen": f.Open, "JitRegistrationEnabled": f.JIT, "TurnEnabled": f.TURN, "Language": lang,
 		"ImapPortTLS": port(f.IMAPTLS), "ImapPortStartTLS": port(f.IMAP), "SmtpPortTLS": port(f.SMTPTLS), "SmtpPortStartTLS": port(f.SMTP),
 		"DcloginImapSecurity": f.IMAPSecurity, "DcloginSmtpSecurity": f.SMTPSecurity,
 		"DefaultQuota": f.Quota, "MaxMessageSize": units.FormatSize(f.MaxMessage),
