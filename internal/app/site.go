@@ -56,10 +56,13 @@ func bracketed(host string) string {
 }
 
 // ownSite is the operator's site, where there is one.
-func (a *App) ownSite() website.Own { return ownSite(a.conf.Load()) }
-
-func ownSite(conf *config.Config) website.Own {
-	return website.Own{Dir: conf.WWWDir, Strict: conf.WWWStrict}
+func (a *App) ownSite() website.Own {
+	conf := a.conf.Load()
+	own := website.Own{Dir: conf.WWWDir, Strict: conf.WWWStrict}
+	if own.Dir != "" && config.Holds(own.Dir, a.StateDir) {
+		own.Refused = "www_dir holds the state directory, with mail and keys"
+	}
+	return own
 }
 
 // reserved reports whether a path is that of a door of operators, be it open or not.

@@ -71,6 +71,9 @@ func (s *shell) htmlServe() *cobra.Command {
 			if dir == "" && strict {
 				return usageError{errors.New("--strict is about a directory")}
 			}
+			if _, _, state := s.find(); dir != "" && config.Holds(dir, state) {
+				return fault.Newf(fault.Invalid, "%s holds the state directory %s, with mail and keys", dir, state)
+			}
 			r := served{WWWDir: dir, Strict: strict, Config: config.FindFile(s.config, os.Getenv), Problems: []string{}}
 			if dir != "" {
 				list, err := website.Check(website.Own{Dir: dir, Strict: strict})

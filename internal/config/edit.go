@@ -40,6 +40,23 @@ func ServeSite(path, dir string, strict bool) (changed bool, err error) {
 	return false, fault.Wrap(fault.Invalid, err, "config")
 }
 
+// Holds reports whether a directory is another one or is around it, links followed.
+func Holds(dir, other string) bool {
+	real := func(path string) string {
+		if p, err := filepath.EvalSymlinks(path); err == nil {
+			path = p
+		}
+		p, err := filepath.Abs(path)
+		if err != nil {
+			return path
+		}
+		return p
+	}
+	outer, inner := real(dir), real(other)
+	rest, err := filepath.Rel(outer, inner)
+	return err == nil && rest != ".." && !strings.HasPrefix(rest, ".."+string(filepath.Separator))
+}
+
 func serveSite(path string, mode fs.FileMode, dir string, strict bool) (bool, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

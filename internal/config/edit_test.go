@@ -129,6 +129,22 @@ func TestALinkToTheConfigurationStays(t *testing.T) {
 	}
 }
 
+func TestHolds(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "a", "state"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(dir, "a", "state")
+	for path, want := range map[string]bool{"a": true, "a/state": true, ".": true, "link": true, "link/state": true, "a/state/www": false, "a/stat": false, "b": false, "a/state2": false} {
+		if got := Holds(filepath.Join(dir, path), state); got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+}
+
 func FuzzEdit(f *testing.F) {
 	for _, s := range []string{"debug = true\n[turn]\n", "www_dir = '/a' # b\n", "limits.www_dir = \"\"\"a\"\"\"", "\ufeff\r\n"} {
 		f.Add(true, s, "/srv", true)

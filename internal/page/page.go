@@ -28,11 +28,11 @@ import (
 const (
 	MaxSource = 1 << 20 // octets of a template
 	MaxOutput = 4 << 20 // octets that one makes
-	maxWork   = 64 << 20
+	maxWork   = 16 << 20
 	maxValue  = 1 << 20 // octets that a function returns
 	stepCost  = 1000    // work of a turn of a loop, or of a template called
 
-	pictureCost = 1 << 20 // work of a QR code
+	pictureCost = 256 << 10 // work of a QR code
 )
 
 // Error is a mistake in a template. Line is 0 where it is not known.

@@ -76,6 +76,9 @@ const maxFiles = 10_000
 
 // Check reads all files of a site as a visitor would, each page in several situations.
 func Check(own Own) (list []Trouble, err error) {
+	if own.Refused != "" {
+		return nil, errors.New(own.Refused)
+	}
 	root, err := os.OpenRoot(own.Dir)
 	if err != nil {
 		return nil, err

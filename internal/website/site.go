@@ -24,6 +24,8 @@ type Own struct {
 	Dir string // "" where there is none
 	// Strict leaves out what is built in: a file that is not in Dir is not there.
 	Strict bool
+	// Refused says why nothing of Dir may be shown, "" if it may.
+	Refused string
 }
 
 // Limits of a site.
@@ -163,6 +165,9 @@ func find(own Own, urlPath string) (f fs.File, src source, moved bool, err error
 		}
 	}
 	if own.Dir != "" {
+		if own.Refused != "" {
+			return nil, source{name: ".", own: true}, false, errors.New(own.Refused)
+		}
 		root, err := os.OpenRoot(own.Dir)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && !own.Strict:

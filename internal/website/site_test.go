@@ -104,6 +104,19 @@ func TestAFileThatIsNotThereIsOurs(t *testing.T) {
 	}
 }
 
+func TestARefusedDirectoryShowsNothing(t *testing.T) {
+	s, dir, log := own(t, map[string]string{"index.html": "SECRET", "key.pem": "SECRET"}, nil)
+	s.opt.Own = func() Own { return Own{Dir: dir, Refused: "it holds keys"} }
+	for _, p := range []string{"/", "/key.pem", "/main.css", "/none"} {
+		if w := ask(s, "GET", p, ""); w.Code != 500 || strings.Contains(w.Body.String(), "SECRET") {
+			t.Errorf("%s: %d %q", p, w.Code, w.Body)
+		}
+	}
+	if _, err := Check(s.own()); err == nil || strings.Count(log.String(), "it holds keys") != 1 {
+		t.Errorf("%v %s", err, log)
+	}
+}
+
 func TestCacheHeaders(t *testing.T) {
 	s, _, _ := own(t, map[string]string{"info.html": "{{.MailDomain}}", "app.js": "1", "old.htm": "x"}, nil)
 	for path, want := range map[string]string{

@@ -141,7 +141,7 @@ func elements(t *testing.T, page string) (attrs map[string][]string, text string
 				switch a.Key {
 				case "href", "src", "action":
 					scheme, _, _ := strings.Cut(a.Val, ":")
-					if !strings.HasPrefix(a.Val, "/") && !slices.Contains([]string{"data", "dclogin", "dcaccount"}, scheme) || strings.HasPrefix(a.Val, "//") {
+					if !strings.HasPrefix(a.Val, "/") && !slices.Contains([]string{"data", "dclogin", "dcaccount", "ss"}, scheme) || strings.HasPrefix(a.Val, "//") {
 						t.Errorf("<%s %s=%q> leads elsewhere", tok.Data, a.Key, a.Val)
 					}
 				case "style", "onclick", "onload":
@@ -201,6 +201,20 @@ func TestThePageSpeaksFourLanguages(t *testing.T) {
 					t.Errorf("%s: %s is relative", lang, href)
 				}
 			}
+		}
+	}
+}
+
+// TestTheFirstPageTellsOfTheProxyAndOfRetention, where there is either.
+func TestTheFirstPageTellsOfTheProxyAndOfRetention(t *testing.T) {
+	facts := open()
+	for _, on := range []bool{false, true} {
+		if on {
+			facts.SSURL, facts.Retention = "ss://YTpi@192.0.2.1:8388#a+b", 20*24*time.Hour
+		}
+		attrs, text := elements(t, ask(site(t, &desk{facts: facts}), "GET", "/?lang=es", "").Body.String())
+		if slices.Contains(attrs["a href"], "ss://YTpi@192.0.2.1:8388#a+b") != on || (len(attrs["img src"]) == 1) != on || strings.Contains(text, "20.") != on || strings.Contains(text, words["es"]["through"]) != on {
+			t.Errorf("on %v: links %q, pictures %d, %q", on, attrs["a href"], len(attrs["img src"]), text)
 		}
 	}
 }

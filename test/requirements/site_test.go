@@ -70,6 +70,12 @@ func TestAnOperatorsOwnSite(t *testing.T) {
 	if n := strings.Count(s.Output(), "Nobody"); n != 1 {
 		t.Errorf("an unknown variable is logged %d times", n)
 	}
+	// What pages of earlier versions make login links of.
+	write("link.html", `{{.ClientHost}} {{.PublicIP}} {{.MXDomain}} {{.WebDomain}} {{.ImapPortTLS}} {{.ImapPortStartTLS}} {{.SmtpPortTLS}} {{.SmtpPortStartTLS}} {{.DcloginImapSecurity}} {{.DcloginSmtpSecurity}} {{.JitRegistrationEnabled}} {{.TurnOffTLS}} {{.MessageRetentionLine}}`)
+	want := fmt.Sprintf("127.0.0.1 127.0.0.1 [127.0.0.1] [127.0.0.1] %d %d %d %d default default true false Messages are removed when they are 30 days old.", s.IMAPTLS, s.IMAP, s.SubmissionTLS, s.Submission)
+	if _, body, _ := visit(t, c, plain+"/link"); body != want {
+		t.Errorf("%q, want %q", body, want)
+	}
 	// The settings of the moment count.
 	s.Command("registration", "close")
 	if _, body, _ := visit(t, c, plain+"/"); !strings.Contains(body, "closed") {
