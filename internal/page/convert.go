@@ -36,7 +36,7 @@ func (r Reader) Convert(src []byte) (out []byte, literal []Place, err error) {
 	if _, err := t.Parse(code, "{{", "}}", trees, builtins, callable); err != nil {
 		return nil, nil, located(err)
 	}
-	w := &writer{code: code}
+	w := &writer{code: code, comments: true}
 	for n := range trees {
 		if n != name {
 			return nil, nil, &Error{0, "defines a template"}
@@ -44,6 +44,10 @@ func (r Reader) Convert(src []byte) (out []byte, literal []Place, err error) {
 	}
 	if t.Root != nil {
 		w.list(t.Root)
+		if dialectOf(w.out.String(), r.Known) == golang { // comments would be text there
+			w = &writer{code: code}
+			w.list(t.Root)
+		}
 	}
 	if w.err != nil {
 		return nil, nil, w.err
@@ -54,10 +58,11 @@ func (r Reader) Convert(src []byte) (out []byte, literal []Place, err error) {
 
 // writer writes Minijinja.
 type writer struct {
-	code    string
-	out     strings.Builder
-	literal []Place
-	err     error
+	code     string
+	comments bool
+	out      strings.Builder
+	literal  []Place
+	err      error
 }
 
 func (w *writer) line(pos parse.Pos) int {
@@ -80,7 +85,7 @@ func (w *writer) list(l *parse.ListNode) {
 		case *parse.TextNode:
 			w.text(n, i+1 < len(l.Nodes))
 		case *parse.CommentNode:
-			if !strings.Contains(n.Text, "#}") {
+			if w.comments && !strings.Contains(n.Text, "#}") {
 				w.out.WriteString("{# " + strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(n.Text, "/*"), "*/")) + " #}")
 			}
 		case *parse.ActionNode:
@@ -114,6 +119,8 @@ func (w *writer) condition(n *parse.IfNode, word string) {
 	}
 	w.out.WriteString("{% endif %}")
 }
+
+var decimal = regexp.MustCompile(`^-?[0-9]+\.[0-9]+$`)
 
 var opening = regexp.MustCompile(`\{[{%#]`)
 
@@ -224,7 +231,10 @@ func (w *writer) arg(a parse.Node) string {
 			}
 		}
 	case *parse.NumberNode:
-		if _, err := strconv.ParseFloat(n.Text, 64); err == nil {
+		if n.IsInt {
+			return strconv.FormatInt(n.Int64, 10)
+		}
+		if decimal.MatchString(n.Text) {
 			return n.Text
 		}
 	case *parse.BoolNode:

@@ -78,5 +78,12 @@ func FuzzConvert(f *testing.F) {
 		if pages.IsGo(out) && strings.Contains(string(out), "{%") {
 			t.Fatalf("%q gives %q, which is Go", s, out)
 		}
+		before, _, err := render(s)
+		if err != nil {
+			return
+		}
+		if after, _, err := render(string(out)); err != nil || after != before && !strings.Contains(s, "slice") {
+			t.Fatalf("%q shows %q; %q shows %q, %v", s, before, out, after, err)
+		}
 	})
 }

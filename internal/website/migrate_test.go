@@ -93,6 +93,54 @@ func TestSitesThatBrokeOnTheWay(t *testing.T) {
 	}
 }
 
+// TestSitesInTheField is acceptance check 12 of the HTTP specification: each page is shown
+// in all languages, before a migration and after it, and says the same.
+func TestSitesInTheField(t *testing.T) {
+	for _, site := range []string{"first", "second", "both"} {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "sites", site))); err != nil {
+			t.Fatal(err)
+		}
+		s, _, log := own(t, nil, func(o *Options) { o.Own = func() Own { return Own{Dir: dir} } })
+		show := func() (pages []string) {
+			if list, err := Check(Own{Dir: dir, Strict: true}); err != nil || len(list) > 0 {
+				t.Errorf("%s: %v %v", site, err, list)
+			}
+			for lang := range words {
+				for _, name := range []string{"/", "/contact_view"} {
+					w := ask(s, "GET", name+"?lang="+lang, "")
+					if body := w.Body.String(); w.Code != 200 && (site != "both" || name == "/") || strings.Contains(body, "ZgotmplZ") || strings.Contains(body, "{{.") || strings.Contains(body, "{% if") {
+						t.Errorf("%s%s in %s: %d %q", site, name, lang, w.Code, body)
+					}
+				}
+			}
+			for _, name := range []string{"/", "/contact_view"} {
+				pages = append(pages, ask(s, "GET", name+"?lang=fa", "").Body.String())
+			}
+			return pages
+		}
+		before := show()
+		if site != "both" && (!strings.Contains(before[0], "#menu{display:none}") || !strings.Contains(before[0], `href="ss://YTpi@192.0.2.1:8388"`)) {
+			t.Errorf("%s: %s", site, before[0])
+		}
+		m, err := Migrate(dir, true)
+		if err != nil || len(m.Errors) > 0 || (len(m.Migrated) > 0) != (site == "first") {
+			t.Errorf("%s: %v %+v", site, err, m)
+		}
+		after := show()
+		for i := range before {
+			was, _, _ := strings.Cut(before[i], "<img src=\"/qr")
+			is, _, _ := strings.Cut(after[i], "<img src=\"data:")
+			if was != is || is == "" {
+				t.Errorf("%s, page %d: %q, and was %q", site, i, is, was)
+			}
+		}
+		if log.Len() > 0 {
+			t.Errorf("%s: %s", site, log)
+		}
+	}
+}
+
 // TestABackupIsNotOverwritten: the first one is what the operator wrote.
 func TestABackupIsNotOverwritten(t *testing.T) {
 	_, dir, _ := own(t, map[string]string{"index.html": "{{.MailDomain}} new", "index.html" + backupSuffix: "the old one"}, nil)
