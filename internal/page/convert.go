@@ -231,7 +231,7 @@ func (w *writer) arg(a parse.Node) string {
 			}
 		}
 	case *parse.NumberNode:
-		if n.IsInt {
+		if n.IsInt && !n.IsComplex {
 			return strconv.FormatInt(n.Int64, 10)
 		}
 		if decimal.MatchString(n.Text) {

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strings"
 	"text/template/parse"
+	"unicode/utf8"
 )
 
 // hole stands for a brace of the text while a page is read, so that it opens nothing. No
@@ -258,6 +259,9 @@ func tagAt(s, name string) int {
 func goAction(inner string) bool {
 	if control(inner) {
 		return true
+	}
+	if w := strings.TrimSpace(inner); w != "" && strings.IndexFunc(w, func(r rune) bool { return r >= utf8.RuneSelf || !letter(byte(r)) && !digit(byte(r)) }) < 0 && letter(w[0]) && w != "true" && w != "false" {
+		return false // a variable of the other dialect: no function goes without a value
 	}
 	t := parse.New(name)
 	_, err := t.Parse("{{"+inner+"}}", "{{", "}}", make(map[string]*parse.Tree), builtins, callable)
