@@ -216,10 +216,10 @@ func (w *writer) call(n parse.Node, f string, args []string) string {
 func (w *writer) arg(a parse.Node) string {
 	switch n := a.(type) {
 	case *parse.FieldNode:
-		return strings.Join(n.Ident, ".")
+		return w.variable(n, n.Ident)
 	case *parse.VariableNode:
 		if n.Ident[0] == "$" && len(n.Ident) > 1 {
-			return strings.Join(n.Ident[1:], ".")
+			return w.variable(n, n.Ident[1:])
 		}
 	case *parse.StringNode:
 		if !strings.ContainsAny(n.Text, "\\\n\t\r") {
@@ -231,11 +231,11 @@ func (w *writer) arg(a parse.Node) string {
 			}
 		}
 	case *parse.NumberNode:
-		if n.IsInt && !n.IsComplex {
-			return strconv.FormatInt(n.Int64, 10)
-		}
 		if decimal.MatchString(n.Text) {
 			return n.Text
+		}
+		if n.IsInt && !n.IsComplex && !strings.ContainsAny(n.Text, ".eEpP") {
+			return strconv.FormatInt(n.Int64, 10)
 		}
 	case *parse.BoolNode:
 		return n.String()
@@ -245,4 +245,13 @@ func (w *writer) arg(a parse.Node) string {
 		}
 	}
 	return w.fail(a, "%s cannot be written in the other dialect", firstLine(a.String()))
+}
+
+// variable writes a path, unless it is a word of the other dialect.
+func (w *writer) variable(n parse.Node, ident []string) string {
+	s := strings.Join(ident, ".")
+	if x, err := jinja(s); err != nil || x.first != s || control(s) || callable[ident[0]] != nil || builtins[ident[0]] != nil {
+		return w.fail(n, "%q is no variable in the other dialect", s)
+	}
+	return s
 }

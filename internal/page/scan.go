@@ -2,6 +2,7 @@ package page
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"text/template/parse"
 	"unicode/utf8"
@@ -265,7 +266,21 @@ func goAction(inner string) bool {
 	}
 	t := parse.New(name)
 	_, err := t.Parse("{{"+inner+"}}", "{{", "}}", make(map[string]*parse.Tree), builtins, callable)
-	return err == nil || strings.Contains(err.Error(), "undefined variable")
+	if err != nil {
+		return strings.Contains(err.Error(), "undefined variable")
+	}
+	for _, n := range t.Root.Nodes {
+		if a, ok := n.(*parse.ActionNode); ok && slices.ContainsFunc(a.Pipe.Cmds, calledValue) {
+			return false
+		}
+	}
+	return true
+}
+
+// calledValue reports whether a command gives arguments to what is no function.
+func calledValue(c *parse.CommandNode) bool {
+	_, function := c.Args[0].(*parse.IdentifierNode)
+	return len(c.Args) > 1 && !function
 }
 
 // control reports whether an action is one of those around which Go's blocks are.
