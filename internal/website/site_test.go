@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -412,6 +413,35 @@ func TestPagesTakeBoundedMemory(t *testing.T) {
 	}
 	if w := ask(s, "GET", "/big.bin", ""); w.Code != 500 {
 		t.Errorf("too large a file: %d", w.Code)
+	}
+}
+
+// TestVisitorsComeWhileFilesChange: each gets one page or the other, whole.
+func TestVisitorsComeWhileFilesChange(t *testing.T) {
+	s, dir, _ := own(t, map[string]string{"index.html": "{{.MailDomain}} a {{.MailDomain}}"}, nil)
+	var g sync.WaitGroup
+	for range 8 {
+		g.Go(func() {
+			for range 30 {
+				w := ask(s, "GET", "/", "")
+				if got := w.Body.String(); w.Code != 200 || got != "[192.0.2.1] a [192.0.2.1]" && got != "[192.0.2.1] b [192.0.2.1]" {
+					t.Errorf("%d %q", w.Code, got)
+				}
+			}
+		})
+	}
+	for i := range 60 {
+		next := filepath.Join(dir, "next")
+		if err := os.WriteFile(next, []byte("{{.MailDomain}} "+string("ab"[i%2])+" {{ MailDomain }}"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, filepath.Join(dir, "index.html")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.Wait()
+	if n := s.pages.shown.Load(); n != 0 {
+		t.Errorf("%d octets are counted for ever", n)
 	}
 }
 
