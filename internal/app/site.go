@@ -68,8 +68,7 @@ func (a *App) ownSite() website.Own {
 // reserved reports whether a path is that of a door of operators, be it open or not.
 func (a *App) reserved(path string) bool {
 	s := a.settings.Current()
-	api := s.Text(settings.AdminPath)
-	return path == api || strings.HasPrefix(path, api+"/") || adminui.Owns(s.Text(settings.AdminWebPath), path)
+	return adminui.Owns(s.Text(settings.AdminPath), path) || adminui.Owns(s.Text(settings.AdminWebPath), path)
 }
 
 // siteForDoctor looks at the pages of the operator's site.

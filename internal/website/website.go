@@ -1,6 +1,7 @@
 // Package website is the public site: what this server is, how to join, new
-// accounts, QR codes, and the settings that mail clients look up. It asks app
-// for facts and accounts; it knows neither mail nor the database.
+// accounts, QR codes, and the settings that mail clients look up; or the pages
+// that an operator wrote instead. It asks app for facts and accounts; it knows
+// neither mail nor the database.
 package website
 
 import (
