@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -21,7 +20,7 @@ import (
 	"sync"
 	"time"
 
-	"madmail/internal/address"
+	"madmail/internal/caller"
 	"madmail/internal/fault"
 	"madmail/internal/version"
 )
@@ -59,7 +58,7 @@ var hosted = []string{"https://admin.madmail.chat", "http://admin.madmail.chat"}
 type Server struct {
 	Options
 	table map[string]Resource
-	limit limiter
+	limit caller.Failures
 
 	mu     sync.Mutex // guards the fields below
 	peers  peersSeen
@@ -275,9 +274,9 @@ func opening(raw []byte) (q request) {
 // in a minute shut it out; the loopback of this machine is exempt, unless a proxy
 // speaks for others there.
 func (s *Server) authorised(r *http.Request, headers map[string]string) bool {
-	who, direct := client(r)
+	who, direct := caller.Of(r)
 	now := s.Now()
-	if !direct && s.limit.full(who, now) {
+	if !direct && s.limit.Full(who, now) {
 		return false
 	}
 	given := ""
@@ -295,93 +294,13 @@ func (s *Server) authorised(r *http.Request, headers map[string]string) bool {
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want))
 	same := subtle.ConstantTimeCompare(a[:], b[:]) == 1
 	if same && given != "" && err == nil {
-		s.limit.forget(who)
+		s.limit.Forget(who)
 		return true
 	}
 	if !direct {
-		s.limit.count(who, now)
+		s.limit.Count(who, now)
 	}
 	return false
-}
-
-// client returns who is counted, and whether it is this very machine. A header
-// that says for whom somebody speaks counts from a proxy on this machine alone,
-// and of it the last address, which the proxy itself has seen.
-func client(r *http.Request) (who netip.Addr, direct bool) {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	who = ap.Addr().Unmap().WithZone("")
-	forwarded := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
-	if !who.IsLoopback() {
-		return address.Network(who), false
-	}
-	if forwarded == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("X-Real-IP") == "" {
-		return who, true
-	}
-	last := strings.TrimSpace(forwarded[strings.LastIndexByte(forwarded, ',')+1:])
-	if ip, err := netip.ParseAddr(last); err == nil {
-		who = ip.Unmap().WithZone("")
-	}
-	return address.Network(who), false
-}
-
-// Failures that one address may have in the window, and how many addresses are
-// remembered.
-const (
-	maxFailures = 10
-	window      = time.Minute
-	maxClients  = 10_000
-)
-
-// limiter counts failures by address in a sliding window. Its zero value is
-// ready.
-type limiter struct {
-	mu sync.Mutex // guards the field below
-	m  map[netip.Addr][]time.Time
-}
-
-func (l *limiter) recentLocked(a netip.Addr, now time.Time) []time.Time {
-	list := l.m[a]
-	for len(list) > 0 && now.Sub(list[0]) >= window {
-		list = list[1:]
-	}
-	return list
-}
-
-func (l *limiter) full(a netip.Addr, now time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.recentLocked(a, now)) >= maxFailures
-}
-
-func (l *limiter) count(a netip.Addr, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.m == nil {
-		l.m = make(map[netip.Addr][]time.Time)
-	}
-	if _, known := l.m[a]; !known && len(l.m) >= maxClients {
-		for k := range l.m {
-			if len(l.recentLocked(k, now)) == 0 {
-				delete(l.m, k)
-			}
-		}
-		for k := range l.m { // still full: some go, so that this is not done each time
-			if len(l.m) < maxClients*3/4 {
-				break
-			}
-			delete(l.m, k)
-		}
-	}
-	l.m[a] = append(slices.Clone(l.recentLocked(a, now)), now)
-}
-
-func (l *limiter) forget(a netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.m, a)
 }
 
 // perform does what an authorised request asks. A panic ends the request.

@@ -6,7 +6,6 @@
 package mxdeliv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
+	"madmail/internal/message"
 )
 
 // Path is where requests are expected; with a slash behind it, too.
@@ -197,7 +197,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 	// Finished also when the other server hangs up once all was read: it is stored then.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Hour)
 	defer cancel()
-	_, err := h.opt.Intake.Accept(ctx, e, &lines{r: body})
+	_, err := h.opt.Intake.Accept(ctx, e, message.NewLines(body))
 	if err == nil {
 		h.waits.saw(body.got, time.Since(body.ended))
 		h.accepted.Add(1)
@@ -391,49 +391,4 @@ func (p *paced) Read(b []byte) (int, error) {
 		err = errors.Join(errCut, err)
 	}
 	return n, err
-}
-
-// lines ends lines in CR LF, as senders on other systems forget to.
-type lines struct {
-	r    io.Reader
-	buf  [4 << 10]byte
-	rest []byte // read and not yet handed out
-	cr   bool   // the octet handed out last
-	err  error
-}
-
-func (l *lines) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if len(l.rest) == 0 {
-		if l.err != nil {
-			return 0, l.err
-		}
-		var n int
-		n, l.err = l.r.Read(l.buf[:])
-		l.rest = l.buf[:n]
-		if n == 0 {
-			return 0, l.err
-		}
-	}
-	n := 0
-	for n < len(p) && len(l.rest) > 0 {
-		line := l.rest
-		if i := bytes.IndexByte(line, '\n'); i > 0 {
-			line = line[:i]
-		} else if i == 0 {
-			line = line[:1]
-			if !l.cr {
-				p[n], l.cr = '\r', true
-				n++
-				continue
-			}
-		}
-		c := copy(p[n:], line)
-		l.cr = p[n+c-1] == '\r'
-		n += c
-		l.rest = l.rest[c:]
-	}
-	return n, nil
 }
