@@ -46,6 +46,7 @@ import (
 	"madmail/internal/task"
 	"madmail/internal/totals"
 	"madmail/internal/upkeep"
+	"madmail/internal/webimap"
 	"madmail/internal/website"
 )
 
@@ -97,6 +98,7 @@ type App struct {
 	smtp     *smtpserver.Server
 	imap     *imapserver.Server
 	web      *website.Server
+	webmail  *webimap.Handler
 	jobs     *upkeep.Scheduler
 	totals   *totals.Store
 	Ops      ops.Table
@@ -522,6 +524,9 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 		a.smtp.EndSessions(x)
 		a.imap.EndSessions(x)
 	}
+	if a.webmail != nil {
+		a.webmail.EndSessions(x)
+	}
 	if why == account.Removed {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -563,11 +568,11 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.onEnd("IMAP", a.imap.Stop)
-	if err := errors.Join(a.openAdmin(), a.openInbound()); err != nil {
+	if err := errors.Join(a.openAdmin(), a.openInbound(), a.openWebmail()); err != nil {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err

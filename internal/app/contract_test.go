@@ -85,14 +85,15 @@ func conforms(at string, form, got any) (wrong []string) {
 
 // Forms that stand in several replies.
 const (
-	formSV     = `{"key":"S","value":"s","is_set":"b","restart_required":"b"}`
-	formToggle = `{"status":"enabled|disabled"}`
-	formSwitch = `{"status":"enabled|disabled","restart_required":"b"}`
-	formDisk   = `{"total_bytes":"i","used_bytes":"i","available_bytes":"i","percent_used":"n"}`
-	formToken  = `{"token":"S","max_uses":"i","used_count":"i","pending_reservations":"i","comment":"s","created_at":"t","expires_at?":"t","status":"active|exhausted|expired"}`
-	formBox    = `{"name":"S","url":"S","enabled":"b","poll_interval":"i","last_poll_at?":"t"}`
-	formKey    = `{"selector":"s","domain":"s","dns_name":"s","dns_fqdn":"?s","private_key_path":"s","txt_path":"s","txt":"?s","key_present":"b","generated":"b","publishable":"b","reason?":"s"`
-	formFedSet = `{"enabled":"b","policy":"ACCEPT|REJECT","max_federation_size":"?s","federation_size_effective":"S","federation_size_effective_bytes":"i"}`
+	formSV      = `{"key":"S","value":"s","is_set":"b","restart_required":"b"}`
+	formToggle  = `{"status":"enabled|disabled"}`
+	formSwitch  = `{"status":"enabled|disabled","restart_required":"b"}`
+	formDisk    = `{"total_bytes":"i","used_bytes":"i","available_bytes":"i","percent_used":"n"}`
+	formToken   = `{"token":"S","max_uses":"i","used_count":"i","pending_reservations":"i","comment":"s","created_at":"t","expires_at?":"t","status":"active|exhausted|expired"}`
+	formBox     = `{"name":"S","url":"S","enabled":"b","poll_interval":"i","last_poll_at?":"t"}`
+	formKey     = `{"selector":"s","domain":"s","dns_name":"s","dns_fqdn":"?s","private_key_path":"s","txt_path":"s","txt":"?s","key_present":"b","generated":"b","publishable":"b","reason?":"s"`
+	formWebmail = `{"status":"enabled|disabled","browser_access_enabled":"b","webimap_enabled":"enabled|disabled","websmtp_enabled":"enabled|disabled","cors_origins":"s","cors_origins_list":["S"],"auto_reflect_origin":"b"}`
+	formFedSet  = `{"enabled":"b","policy":"ACCEPT|REJECT","max_federation_size":"?s","federation_size_effective":"S","federation_size_effective_bytes":"i"}`
 )
 
 // formStatus is /admin/status.
@@ -180,10 +181,14 @@ func TestTheContractOfPages(t *testing.T) {
 		{"POST", "/admin/services/push", `{"action":"on"}`, 200, `{"status":"enabled","mode":"on","restart_required":"b"}`},
 		{"POST", "/admin/services/push", `{"action":"disable"}`, 200, `{"status":"disabled","mode":"off","restart_required":"b"}`},
 		{"POST", "/admin/services/push", `{"action":"maybe"}`, 400, ``},
-		{"GET", "/admin/services/webmail_dev", `{}`, 200, `{"status":"disabled","browser_access_enabled":"b","webimap_enabled":"disabled","websmtp_enabled":"disabled","cors_origins":"s","cors_origins_list":["S"]}`},
+		{"GET", "/admin/services/webmail_dev", `{}`, 200, strings.ReplaceAll(formWebmail, "enabled|disabled", "disabled")},
 		{"POST", "/admin/services/webmail_dev", `{"action":"add_origin","origin":"https://mail.example"}`, 200, `{"status":"ok","cors_origins":"https://mail.example","origin":"https://mail.example"}`},
 		{"POST", "/admin/services/webmail_dev", `{"action":"add_origin","origin":"mail.example"}`, 400, ``},
-		{"POST", "/admin/services/webmail_dev", `{"action":"disable"}`, 200, `{"status":"disabled","cors_origins":"s"}`},
+		{"POST", "/admin/services/webmail_dev", `{"action":"add_origin"}`, 400, ``},
+		{"POST", "/admin/services/webmail_dev", `{"action":"enable","origin":"http://127.0.0.1:5173"}`, 200, `{"status":"enabled","webimap_enabled":"enabled","websmtp_enabled":"enabled","cors_origins":"https://mail.example,http://127.0.0.1:5173","origin":"http://127.0.0.1:5173"}`},
+		{"POST", "/admin/services/webmail_dev", `{"action":"enable"}`, 200, strings.ReplaceAll(formWebmail, "enabled|disabled", "enabled")},
+		{"POST", "/admin/services/webmail_dev", `{"action":"disable"}`, 200, strings.ReplaceAll(formWebmail, "enabled|disabled", "disabled")},
+		{"POST", "/admin/services/webmail_dev", `{"action":"burn"}`, 400, ``},
 		{"POST", "/admin/services/shadowsocks", `{"action":"enable"}`, 400, ``},
 
 		{"GET", "/admin/settings", `{}`, 200, formSettings()},
@@ -268,7 +273,7 @@ func TestTheContractOfPages(t *testing.T) {
 	}
 	for _, name := range []string{"registration/jit", "services/turn", "services/iroh", "services/admin_web", "services/auto_purge_seen", "services/message_retention", "services/shadowsocks",
 		"services/log", "services/webimap", "services/websmtp", "services/ss_ws", "services/ss_grpc", "services/http_proxy"} {
-		absent := slices.Contains([]string{"services/webimap", "services/websmtp", "services/ss_ws", "services/ss_grpc", "services/http_proxy"}, name)
+		absent := slices.Contains([]string{"services/ss_ws", "services/ss_grpc", "services/http_proxy"}, name)
 		list = append(list, asked{"GET", "/admin/" + name, `{}`, 200, formToggle}, asked{"POST", "/admin/" + name, `{"action":"flip"}`, 400, ``},
 			asked{"DELETE", "/admin/" + name, `{}`, 405, ``}, asked{"POST", "/admin/" + name, `{"action":"disable"}`, 200, strings.Replace(formSwitch, "enabled|disabled", "disabled", 1)})
 		switch {

@@ -86,6 +86,7 @@ func (a *App) status(context.Context) ops.Status {
 		}
 	})
 	a.web.Each(func(ip netip.Addr, port int) { on.add("HTTP", port, ip) })
+	a.webmail.Each(func(ip netip.Addr, port int) { on.add("HTTP", port, ip) })
 	if s := a.calls.shadowsocks.Load(); s != nil {
 		s.Remotes(func(ip netip.Addr) { on.add("Shadowsocks", a.port("shadowsocks"), ip) })
 	}

@@ -26,6 +26,7 @@ import (
 	"madmail/internal/queue"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
+	"madmail/internal/webimap"
 )
 
 // How long a message waits for the DNS before its origin counts as unknown: where
@@ -210,6 +211,10 @@ func (a *App) route(r *http.Request) http.Handler {
 		a.asked[askedRelay].Add(1)
 		return h.Handler()
 	}
+	if webimap.Owns(r.URL.Path) {
+		a.asked[askedMail].Add(1)
+		return a.webmail
+	}
 	if h := a.adminDoor(r); h != nil {
 		a.asked[askedAdmin].Add(1)
 		return h
@@ -229,9 +234,10 @@ const (
 	askedRelay
 	askedAdmin
 	askedPage
+	askedMail
 )
 
-var httpParts = [...]string{askedSite: "site", askedFederation: "federation", askedRelay: "realtime", askedAdmin: "admin", askedPage: "page"}
+var httpParts = [...]string{askedSite: "site", askedFederation: "federation", askedRelay: "realtime", askedAdmin: "admin", askedPage: "page", askedMail: "webmail"}
 
 // openKeys loads the DKIM keys, and makes those that are missing.
 func (a *App) openKeys() (err error) {

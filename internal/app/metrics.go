@@ -111,6 +111,19 @@ func (a *App) samples() metrics.Samples {
 	}
 	n("madmail_federation_received", sum.Inbound)
 
+	web := a.webmail.Stats()
+	n("madmail_webimap_sockets", int64(web.Sockets))
+	n("madmail_webimap_waiting", int64(web.Waiting))
+	n("madmail_webimap_requests", web.Requests)
+	n("madmail_webimap_sockets_opened", web.Opened)
+	n("madmail_webimap_failed_logins", web.FailedLogins)
+	n("madmail_webimap_pushed", web.Pushed)
+	n("madmail_webimap_messages", web.Sent, "taken")
+	n("madmail_webimap_messages", web.Refused, "refused")
+	n("madmail_webimap_closed", web.Slow, "slow")
+	n("madmail_webimap_closed", web.Silent, "silent")
+	n("madmail_webimap_closed", web.Full, "full")
+
 	a.sampleCalls(n)
 	p := a.push.Stats()
 	n("madmail_push_pending", int64(p.Pending))

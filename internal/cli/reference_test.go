@@ -175,6 +175,7 @@ var panels = []struct {
 	{"Calls", "short", []string{"madmail_turn_allocations", "rate(madmail_turn_denied[5m])"}},
 	{"Octets of calls", "Bps", []string{"rate(madmail_turn_bytes[5m])"}},
 	{"Realtime apps", "short", []string{"madmail_iroh_connections"}},
+	{"Mail for browsers", "short", []string{"madmail_webimap_sockets", "madmail_webimap_waiting", "rate(madmail_webimap_messages[5m])"}},
 	{"Push", "short", []string{"rate(madmail_push_notifications[5m])", "madmail_push_pending"}},
 	{"Certificate runs out in", "s", []string{"madmail_certificate_expiry_seconds - time()"}},
 	{"Memory", "bytes", []string{"process_resident_memory_bytes"}},

@@ -200,9 +200,9 @@ var catalogue = []Entry{
 	{Key: AdminWebEnabled, Default: "false", Doc: "Serve the operators' web page."},
 	{Key: AdminPath, Kind: Text, Default: "/api/admin", Env: "CHATMAIL_ADMIN_PATH", check: checkOwnPath, Doc: "Path of the admin API."},
 	{Key: AdminWebPath, Kind: Text, Default: "/admin", check: checkOwnPath, Doc: "Path of the operators' web page."},
-	{Key: WebIMAPEnabled, Unserved: true, Default: "false", Doc: "Serve mail access for browsers."},
-	{Key: WebSMTPEnabled, Unserved: true, Default: "false", Doc: "Serve sending for browsers."},
-	{Key: WebmailCORS, Unserved: true, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail access for browsers; * allows all."},
+	{Key: WebIMAPEnabled, Default: "false", Doc: "Serve mail access for browsers: requests and WebSocket below /webimap."},
+	{Key: WebSMTPEnabled, Default: "false", Doc: "Serve sending for browsers: /webimap/send and /websmtp/send."},
+	{Key: WebmailCORS, Kind: List, check: checkOrigins, Doc: "Origins whose pages may use mail for browsers, and /new, from elsewhere; * allows all, and pages of this host always may."},
 	{Key: Language, Kind: Enum, Default: "en", Values: []string{"en", "fa", "ru", "es"}, Doc: "Language of the public pages."},
 	{Key: DCLoginIMAP, Kind: Enum, Default: "default", Values: []string{"default", "ssl", "starttls", "plain"}, Doc: "Connection security for IMAP in login links."},
 	{Key: DCLoginSMTP, Kind: Enum, Default: "default", Values: []string{"default", "ssl", "starttls", "plain"}, Doc: "Connection security for SMTP in login links."},
@@ -450,14 +450,30 @@ func checkURL(s string) error {
 
 func checkOrigins(s string) error {
 	for _, o := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' }) {
-		if o == "*" {
-			continue
-		}
-		if err := checkURL(o); err != nil {
+		if _, err := ParseOrigin(o); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ParseOrigin checks an origin of pages (RFC 6454 section 6.2), or "*", and returns
+// it as browsers write it.
+func ParseOrigin(s string) (string, error) {
+	s = strings.TrimSpace(s)
+	if s == "*" {
+		return s, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+		return "", fault.Newf(fault.Invalid, "%.200q is no origin: it begins with http:// or https://, and ends with the host or its port; or it is *", s)
+	}
+	if p := u.Port(); p != "" {
+		if _, err := units.ParsePort(p); err != nil {
+			return "", fault.Newf(fault.Invalid, "%.200q is no origin: %v", s, err)
+		}
+	}
+	return u.Scheme + "://" + strings.ToLower(u.Host), nil
 }
 
 func checkPositiveSize(s string) error {

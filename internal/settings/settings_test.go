@@ -437,3 +437,16 @@ func BenchmarkRead(b *testing.B) {
 		}
 	}
 }
+
+func TestOriginsOfPages(t *testing.T) {
+	for in, want := range map[string]string{
+		"*": "*", " https://Mail.Example:8443/ ": "https://mail.example:8443", "http://127.0.0.1:5173": "http://127.0.0.1:5173", "http://[2001:DB8::1]": "http://[2001:db8::1]",
+		"HTTPS://a.example": "https://a.example",
+		"":                  "", "a.example": "", "https://": "", "https://a.example/x": "", "https://a.example?x": "", "https://a@b.example": "", "ftp://a.example": "", "https://a.example:0": "", "https://a.example:x": "", "null": "", "https://a.example#x": "",
+	} {
+		got, err := ParseOrigin(in)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
+		}
+	}
+}

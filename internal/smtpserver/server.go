@@ -367,6 +367,10 @@ func (s *Server) remove(c *session) {
 	}
 }
 
+// MaySend counts a message of an account that comes by another door, and reports
+// whether the account may send one now: how much it may send is one limit.
+func (s *Server) MaySend(a address.Addr) bool { return s.rate.allow(a, s.opt.Now()) }
+
 // EndSessions ends the sessions that are logged in as a.
 func (s *Server) EndSessions(a address.Addr) {
 	s.mu.Lock()

@@ -77,6 +77,9 @@ type Options struct {
 	// the DKIM key with a selector. Without them there is none.
 	Policy func() string
 	Key    func(selector string) (record string, ok bool)
+	// Cross, when not nil, sets the fields of an answer of /new by which browsers let a
+	// page of elsewhere read it.
+	Cross func(w http.ResponseWriter, r *http.Request)
 	// Before may take a request out of the site's hands, for what else is served on
 	// the same port; nil leaves it to the site. The site's limit on bodies does not
 	// hold for what is taken.
@@ -312,6 +315,9 @@ func (s *Server) allowAll() bool {
 
 // create answers /new: an account for whoever asks, where registration is open.
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
+	if s.opt.Cross != nil {
+		s.opt.Cross(w, r)
+	}
 	switch r.Method {
 	case http.MethodPost:
 	case http.MethodGet:

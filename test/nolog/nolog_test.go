@@ -4,8 +4,10 @@ package nolog
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,6 +20,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"madmail/test/load"
 	"madmail/test/testserver"
@@ -141,12 +145,84 @@ func (v visitor) visit() {
 		_, _ = io.Copy(io.Discard, res.Body)
 		res.Body.Close()
 	}
+	v.browse(client, me+"@[127.0.0.1]", strings.TrimSuffix(own, ".\r\n"))
 	raw, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", v.IMAPTLS)) // not TLS
 	if err != nil {
 		v.t.Fatal(err)
 	}
 	_, _ = io.WriteString(raw, secret+" LOGIN "+name+" "+secret+"\r\n")
 	raw.Close()
+}
+
+// browse does what pages do, with what they say in headers, bodies, queries and sockets.
+func (v visitor) browse(client http.Client, me, letter string) {
+	v.t.Helper()
+	v.Command("webmail-cors", "enable", "https://"+name+".example")
+	site := fmt.Sprintf("https://127.0.0.1:%d", v.HTTPS)
+	send := func(body string) string {
+		raw, err := json.Marshal(map[string]any{"to": []string{me}, "from": secret, "body": body})
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		return string(raw)
+	}
+	for _, x := range []struct {
+		method, path, body, user, password string
+		status                             int
+	}{
+		{"GET", "/webimap/mailboxes", "", me, password, 200},
+		{"GET", "/webimap/messages?since_uid=0&mailbox=INBOX", "", me, password, 200},
+		{"GET", "/webimap/message/1", "", me, password, 200},
+		{"GET", "/webimap/messages?mailbox=" + text, "", me, password, 400},
+		{"POST", "/webimap/message/flags", `{"uid":1,"flags":["` + name + `"],"op":"add"}`, me, password, 200},
+		{"POST", "/webimap/message/flags", `{"uid":1,"flags":["` + secret, me, password, 400},
+		{"DELETE", "/webimap/messages/" + text + "/1", "", me, password, 400},
+		{"POST", "/websmtp/send", send(letter), me, password, 200},
+		{"POST", "/webimap/send", send("From: <" + me + ">\r\nSubject: " + secret + "\r\n\r\n" + secret), me, password, 403},
+		{"POST", "/websmtp/send", `{"to":["` + secret + `"],"body":"` + secret, me, password, 400},
+		{"GET", "/webimap/mailboxes?email=" + secret, "", me, secret, 401},
+		{"GET", "/webimap/ws?email=" + me + "&password=" + password, "", "", "", 426},
+	} {
+		req, err := http.NewRequest(x.method, site+x.path, strings.NewReader(x.body))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		req.Header.Set("X-Email", x.user)
+		req.Header.Set("X-Password", x.password)
+		res, err := client.Do(req)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		answer, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != x.status {
+			v.t.Errorf("%s %s: %d, want %d: %s", x.method, x.path, res.StatusCode, x.status, answer)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, site+"/webimap/ws?email="+me+"&password="+password, &websocket.DialOptions{HTTPClient: &client})
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(-1)
+	for _, data := range []string{
+		`"search","data":{"query":"` + text + `"}`, `"send","data":` + send(letter), `"create_mailbox","data":{"name":"` + name + `-web"}`, `"` + secret + `"`, `"` + text,
+	} {
+		if err := conn.Write(ctx, websocket.MessageText, []byte(`{"req_id":"`+text+`","action":`+data+`}`)); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	for answers := 0; answers < 5; {
+		_, raw, err := conn.Read(ctx)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		if !bytes.Contains(raw, []byte(`"action":"new_message"`)) {
+			answers++
+		}
+	}
 }
 
 func base64Of(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
