@@ -51,6 +51,7 @@ func Resources() []Resource {
 		{Name: "/admin/federation-size", Methods: federationSize()},
 		{Name: "/admin/dns", Methods: endpoints()},
 		{Name: "/admin/exchangers", Methods: exchangers()},
+		{Name: "/admin/shares", Methods: shares()},
 		{Name: "/admin/dkim", Methods: []Method{{Method: "GET", Doc: "The signing key and the record that publishes it.", run: dkim(false),
 			Reply: "selector, domain, dns_name, dns_fqdn, private_key_path, txt_path, txt, key_present, generated, publishable, reason"}}},
 		{Name: "/admin/dkim/check", Methods: []Method{{Method: "GET", Doc: "Compare the published record with the key.", run: dkimCheck,

@@ -281,6 +281,8 @@ func noNulls(t *testing.T, at string, v any) {
 // needs no argument.
 func TestEveryResourceAnswers(t *testing.T) {
 	h := newHouse(t)
+	h.lines["enable_contact_sharing"] = `true`
+	h.write()
 	h.start()
 	h.login("somebody")
 	n := 0

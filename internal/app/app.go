@@ -42,6 +42,7 @@ import (
 	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
+	"madmail/internal/share"
 	"madmail/internal/smtpserver"
 	"madmail/internal/task"
 	"madmail/internal/totals"
@@ -88,6 +89,7 @@ type App struct {
 	settings *settings.Store
 	accounts *account.Store
 	devices  *device.Store
+	shares   *share.Store
 	domains  *account.Domains
 	quota    *quota.Cache
 	bus      *event.Bus
@@ -374,6 +376,7 @@ func (a *App) openNouns(ctx context.Context) error {
 	}
 	a.onStop(a.accounts.Close)
 	a.devices, err = device.Open(ctx, device.Options{DB: a.db})
+	a.openShares(ctx)
 	return err
 }
 
@@ -572,7 +575,7 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, Contacts: a.shares, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err

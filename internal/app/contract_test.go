@@ -268,8 +268,25 @@ func TestTheContractOfPages(t *testing.T) {
 		{"GET", "/admin/dkim/check", `{}`, 200, `{"selector":"s","domain":"s","dns_name":"s","dns_fqdn":"s","expected_txt":"s","dns_txt":["S"],"matched":"b","checked":"b","reason?":"s","lookup_error?":"s"}`},
 		{"GET", "/admin/tasks", `{}`, 200, `{"tasks":[{"name":"S","enabled":"b"}]}`},
 		{"POST", "/admin/tasks", `{"task":"purge-seen"}`, 200, `{"task":"purge-seen"}`},
-		// A contact page is not part of this server: pages hide what is not known.
+		// Pages hide contact links while there are none.
 		{"GET", "/admin/shares", `{}`, 404, ``},
+		{"POST", "/admin/shares", `{"slug":"test-api-share","url":"openpgp4fpr:AAAA"}`, 404, ``},
+		{"POST", "/admin/settings/contact_sharing_enabled", `{"action":"set","value":true}`, 200, formSV},
+		{"GET", "/admin/shares", `{}`, 200, `{"shares":[],"total":"i"}`},
+		{"POST", "/admin/shares", `{"slug":"test-api-share","url":"openpgp4fpr:AAAA","name":"Test Share"}`, 201, `{"slug":"test-api-share","url":"openpgp4fpr:AAAA","name":"Test Share"}`},
+		{"POST", "/admin/shares", `{"slug":"Test-API-Share","url":"openpgp4fpr:AAAA"}`, 409, ``},
+		{"POST", "/admin/shares", `{"slug":"panel","url":"https://example.org/"}`, 400, ``},
+		{"POST", "/admin/shares", `{"slug":"panel"}`, 400, ``},
+		{"POST", "/admin/shares", `{"url":"openpgp4fpr:AAAA"}`, 400, ``},
+		{"POST", "/admin/shares", `{"slug":"admin","url":"openpgp4fpr:AAAA"}`, 400, ``},
+		{"GET", "/admin/shares", `{}`, 200, `{"shares":[{"slug":"S","url":"S","name":"S","created_at":"t"}],"total":"i"}`},
+		{"PUT", "/admin/shares", `{"slug":"test-api-share","url":"openpgp4fpr:BBBB","name":"Updated Share"}`, 200, `{"updated":"test-api-share"}`},
+		{"PUT", "/admin/shares", `{"slug":"test-api-share"}`, 400, ``},
+		{"PUT", "/admin/shares", `{"slug":"never","name":"x"}`, 404, ``},
+		{"DELETE", "/admin/shares", `{"slug":"test-api-share"}`, 200, `{"deleted":"test-api-share"}`},
+		{"DELETE", "/admin/shares", `{"slug":"test-api-share"}`, 404, ``},
+		{"POST", "/admin/settings/contact_sharing_enabled", `{"action":"reset"}`, 200, formSV},
+		{"DELETE", "/admin/shares", `{"slug":"test-api-share"}`, 404, ``},
 	}
 	for _, name := range []string{"registration/jit", "services/turn", "services/iroh", "services/admin_web", "services/auto_purge_seen", "services/message_retention", "services/shadowsocks",
 		"services/log", "services/webimap", "services/websmtp", "services/ss_ws", "services/ss_grpc", "services/http_proxy"} {

@@ -42,7 +42,7 @@ func (a *App) openDesk(context.Context) error {
 		RemoveMail: a.clear,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
 		Push:       a.pushFacts, ResetPush: a.push.Reset,
-		Exchangers: a.fed.boxes,
+		Exchangers: a.fed.boxes, Shares: a.shares,
 		Keys: ops.Keys{
 			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,
@@ -249,14 +249,14 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, sharing_dsn, tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
 	}
 	return r, nil
 }
 
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
-	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
+	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.SharingDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
 		c.IMAPAutoLogout, c.SMTPReadTimeout, c.SMTPMaxRecipients, c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteIdleTime, c.RemoteRootCA})
 }
 
@@ -288,6 +288,11 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 				err = errors.Join(err, a.fed.keys.Use(a.signed(), a.settings.Current().Text(settings.DKIMSelector)))
 			}
 		}()
+	}
+	if slices.Contains(p.Changed, settings.ContactSharing) && p.Candidate.Bool(settings.ContactSharing) && !a.opt.Offline {
+		if err := a.shares.Open(ctx); err != nil {
+			return "", err
+		}
 	}
 	sockets := &rebinding{a: a}
 	want := a.wanted(a.conf.Load(), p.Candidate)

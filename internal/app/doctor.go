@@ -47,6 +47,10 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 			s := a.settings.Current()
 			return s.Bool(settings.RegistrationOpen), s.Bool(settings.RegistrationOpen) && s.Bool(settings.JITRegistration), s.Bool(settings.TokenRequired)
 		},
+		Sharing: func(ctx context.Context) (bool, int, []string, error) {
+			hidden, links, err := a.shares.Hidden(ctx)
+			return a.settings.Current().Bool(settings.ContactSharing), links, hidden, err
+		},
 		Queue: func() (int, map[string]string) {
 			m := make(map[string]string)
 			for d, why := range a.fed.trouble() {
@@ -213,7 +217,7 @@ func (a *App) configurationNow() (path string, newer bool, err error) {
 
 // secretFiles are those that nobody else may read.
 func (a *App) secretFiles() []string {
-	list := []string{filepath.Join(a.StateDir, "admin_token"), a.db.Path()}
+	list := []string{filepath.Join(a.StateDir, "admin_token"), a.db.Path(), a.shares.Path()}
 	for _, r := range a.fed.keys.Records() {
 		list = append(list, r.KeyPath)
 	}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"madmail/internal/importer"
 	"madmail/internal/logging"
+	"madmail/internal/share"
 )
 
 // importAtStart is the number of messages up to which a server imports the mail of the
@@ -28,11 +30,23 @@ func (a *App) importing() (o importer.Options, ok bool, err error) {
 		_, free, known := diskSpace(path)
 		return free, known
 	}
+	if a.shares != nil {
+		o.Shares = a.shares
+	}
 	if o.Index, o.Messages, err = a.conf.Load().OldMail.Paths(a.StateDir); err != nil {
 		return o, false, err
 	}
+	// Contact links are where they were, or beside the index.
+	if o.Sharing = absolute(a.conf.Load().SharingPath(a.StateDir)); !isFile(o.Sharing) {
+		o.Sharing = filepath.Join(filepath.Dir(o.Index), share.FileName)
+	}
 	_, serr := os.Stat(o.Index)
 	return o, !errors.Is(serr, os.ErrNotExist), nil
+}
+
+func isFile(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular()
 }
 
 // importTables takes over the small tables of the first version before their owners

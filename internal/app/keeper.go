@@ -86,7 +86,7 @@ func (a *App) clear(ctx context.Context, x address.Addr) error {
 	if a.push != nil {
 		a.push.Forget(x)
 	}
-	if err := errors.Join(a.devices.Remove(ctx, x), a.store.RemoveAccount(ctx, x)); err != nil {
+	if err := errors.Join(a.devices.Remove(ctx, x), a.store.RemoveAccount(ctx, x), a.shares.RemoveOf(ctx, x)); err != nil {
 		return err
 	}
 	return a.accounts.Cleared(ctx, x)
@@ -166,5 +166,6 @@ func (a *App) Restart() <-chan struct{} { return a.again }
 func (a *App) backup(ctx context.Context, dest string, p *backup.Progress) (backup.Manifest, error) {
 	return backup.Create(ctx, backup.Source{
 		Dir: a.StateDir, Version: version.Version, Settle: a.store.Settle, Still: a.store.Still, Database: a.db.Path(), Copy: a.db.Backup, Queue: a.fed.queue.Dir,
+		Sharing: a.shares.Path(), CopySharing: a.shares.Backup,
 	}, dest, p)
 }

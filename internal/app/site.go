@@ -29,7 +29,7 @@ func (a *App) facts() website.Facts {
 		Domain: domain.Host(), Host: a.clientHost(), Open: s.Bool(settings.RegistrationOpen) && !s.Bool(settings.TokenRequired),
 		Language: language, Quota: limit, MaxMessage: a.maxSize(0),
 		IMAPTLS: a.port("imap_tls"), IMAP: a.port("imap"), SMTPTLS: a.port("submission_tls"), SMTP: a.port("submission"),
-		SelfSigned: a.selfSigned(),
+		SelfSigned: a.selfSigned(), Sharing: s.Bool(settings.ContactSharing),
 		MailDomain: bracketed(domain.Host()), MXDomain: bracketed(a.clientHost()), WebDomain: bracketed(domain.Host()), PublicIP: conf.PublicIP, Version: version.Version,
 		JIT: s.Bool(settings.RegistrationOpen) && s.Bool(settings.JITRegistration), TURN: a.calls.turn.Load() != nil && s.Bool(settings.TURNEnabled),
 		IMAPSecurity: s.Enum(settings.DCLoginIMAP), SMTPSecurity: s.Enum(settings.DCLoginSMTP), Retention: s.Duration(settings.Retention),

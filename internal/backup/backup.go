@@ -55,6 +55,10 @@ type Source struct {
 	// Database is the path of the database; Copy writes a consistent copy of it.
 	Database string
 	Copy     func(ctx context.Context, path string) error
+	// Sharing is the path of the database of contact links, which may not exist, and
+	// CopySharing copies it as Copy does the other.
+	Sharing     string
+	CopySharing func(ctx context.Context, path string) error
 	// Queue is the directory of the outbound queue, where it is not below Dir.
 	Queue string
 	Now   func() time.Time
@@ -118,7 +122,15 @@ func Create(ctx context.Context, s Source, dest string, p *Progress) (m Manifest
 		}
 	}
 	name := filepath.Base(s.Database)
-	if err := c.rest(dir, part, name); err != nil {
+	databases := []string{name}
+	if s.Sharing != "" {
+		sharing := filepath.Base(s.Sharing)
+		databases = append(databases, sharing)
+		if err := s.CopySharing(ctx, filepath.Join(part, sharing)); err != nil {
+			return m, err
+		}
+	}
+	if err := c.rest(dir, part, databases); err != nil {
 		return m, err
 	}
 	if err := s.Copy(ctx, filepath.Join(part, name)); err != nil {
@@ -431,14 +443,14 @@ func (c *copier) file(from, to string, immutable bool) error {
 }
 
 // rest copies what else lies in a state directory.
-func (c *copier) rest(dir, part, database string) error {
+func (c *copier) rest(dir, part string, databases []string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fault.Wrap(fault.Busy, err, "backup")
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if name == "mail" || slices.Contains(skipped, name) || temporary(name) || strings.HasPrefix(name, database) ||
+		if name == "mail" || slices.Contains(skipped, name) || temporary(name) || slices.ContainsFunc(databases, func(d string) bool { return strings.HasPrefix(name, d) }) ||
 			strings.HasSuffix(name, ".pid") || strings.HasSuffix(name, ".lock") || strings.HasSuffix(name, ".sock") {
 			continue
 		}

@@ -54,8 +54,8 @@ func (s *shell) importV1() *cobra.Command {
 			if dry {
 				text = "To be imported: "
 			}
-			text += fmt.Sprintf("%d messages (%s) in %d mailboxes of %d users, %d limits, %d blocks, %d tokens, %d overrides, %d rules, %d exchangers.",
-				r.Messages, units.FormatSize(r.Bytes), r.Mailboxes, r.Users, r.Quotas, r.Blocked, r.Tokens, r.Overrides, r.Rules, r.Exchangers)
+			text += fmt.Sprintf("%d messages (%s) in %d mailboxes of %d users, %d limits, %d blocks, %d tokens, %d overrides, %d rules, %d exchangers, %d contact links.",
+				r.Messages, units.FormatSize(r.Bytes), r.Mailboxes, r.Users, r.Quotas, r.Blocked, r.Tokens, r.Overrides, r.Rules, r.Exchangers, r.Contacts)
 			return s.result("import-v1", text, r, func(w io.Writer) { writeImport(w, text, r) })
 		}}
 	c.Flags().BoolVar(&dry, "dry-run", false, "only tell what would be imported, and how much room it takes")

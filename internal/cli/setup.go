@@ -64,7 +64,6 @@ var gone = map[string]string{
 	"allow-unencrypted-submission": "only encrypted mail is carried",
 	"pgp-passthrough-senders":      "only encrypted mail is carried",
 	"pgp-passthrough-recipients":   "only encrypted mail is carried",
-	"enable-contact-sharing":       "this version has no contact links",
 	"turn-off-tls":                 "clients that join by a link accept the self-signed certificate",
 }
 
@@ -124,6 +123,7 @@ func (s *shell) install() *cobra.Command {
 	f.StringVar(&o.Language, "lang", "", "`language` of the pages: en, fa, ru or es")
 	f.StringVar(&o.MaxMessageSize, "max-message-size", "", "largest message, as in 100M")
 	f.BoolVar(&o.TURN, "enable-turn", false, "relay calls")
+	f.BoolVar(&o.Sharing, "enable-contact-sharing", false, "let visitors make contact pages")
 	f.StringVar(&o.TURNServer, "turn-server", "", "`name` that clients are told for calls")
 	f.StringVar(&o.TURNSecret, "turn-secret", "", "`secret` for calls; drawn without it")
 	f.BoolVar(&o.SS, "enable-ss", false, "serve Shadowsocks")

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sort"
@@ -125,7 +126,8 @@ type Config struct {
 	MaxUsernameLength int `toml:"max_username_length"`
 	PasswordMinLength int `toml:"password_min_length"`
 
-	EnableContactSharing   bool   `toml:"enable_contact_sharing"`
+	EnableContactSharing   string `toml:"enable_contact_sharing" kind:"bool" setting:"__CONTACT_SHARING_ENABLED__"`
+	SharingDriver          string `toml:"sharing_driver" kind:"enum" of:"sqlite3 sqlite"`
 	SharingDSN             string `toml:"sharing_dsn"`
 	AllowInboundRemoteRcpt string `toml:"allow_inbound_remote_rcpt" kind:"bool" setting:"__ALLOW_INBOUND_REMOTE_RCPT__"`
 	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
@@ -671,6 +673,18 @@ func (c *Config) SettingsValues() map[string]string {
 		}
 	}
 	return m
+}
+
+// SharingPath is the database of contact links.
+func (c *Config) SharingPath(stateDir string) string {
+	path, _, _ := strings.Cut(strings.TrimPrefix(c.SharingDSN, "file:"), "?") // as the first version's driver wants it
+	if path == "" {
+		path = "sharing.db"
+	}
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(stateDir, path)
 }
 
 // Quota returns default_quota in bytes, or 0 when it is not set.

@@ -148,10 +148,14 @@ var uniqueKeys = [][2]string{
 	{"settings", "key"}, {"quotas", "username"}, {"blocked_users", "username"}, {"registration_tokens", "token"},
 	{"dns_overrides", "lookup_key"}, {"federation_rules", "domain"}, {"federation_server_stats", "domain"},
 	{"message_stats", "name"}, {"exchangers", "name"}, {"federation_silent_dismiss", "domain"}, {"mailbox_modseq", "username"},
+	{"contacts", "slug"},
 }
 
-// makeUnique gives table a unique index on col unless it has one.
+// makeUnique gives table, if it is there, a unique index on col unless it has one.
 func (d *DB) makeUnique(ctx context.Context, table, col string) error {
+	if have, err := columnsOf(ctx, d.w, table); err != nil || len(have) == 0 {
+		return fault.Wrap(kindOf(err), err, "db: inspect "+table)
+	}
 	// A unique index whose only column is col.
 	const find = `SELECT count(*) FROM pragma_index_list(?) l
 		WHERE l."unique" AND l.partial = 0

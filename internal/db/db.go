@@ -29,8 +29,9 @@ type Options struct {
 	Readers  int    // read connections, default 4
 	Log      *slog.Logger
 	Now      func() time.Time
-
-	migrations fs.FS // for tests; nil means the embedded ones
+	// Migrations are those of a database that is not the main one: files named
+	// YYYYMMDDhhmmss_name.sql.
+	Migrations fs.FS
 }
 
 // Origin says who made a database.
@@ -106,7 +107,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if d.now == nil {
 		d.now = time.Now
 	}
-	migrations := o.migrations
+	migrations := o.Migrations
 	if migrations == nil {
 		migrations = embedded()
 	}

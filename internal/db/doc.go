@@ -12,6 +12,9 @@
 // than one, and no writer of this process ever finds the database locked. A
 // small pool of connections reads.
 //
+// Contact links are in a file of their own, sharing.db, which is opened in the same
+// way with migrations of its owner.
+//
 // The schema comes from numbered files in migrations/, applied in order and
 // recorded with their checksums in _madmail_migrations. Databases of both
 // predecessors are adopted: see adopt.go. The ledger of the second one,

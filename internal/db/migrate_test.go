@@ -106,7 +106,7 @@ func TestREQ15AnEditedMigrationStopsTheBootAndChangesNothing(t *testing.T) {
 	}
 	dir := t.TempDir()
 	reopen := func(m fstest.MapFS) error {
-		d, err := Open(t.Context(), Options{StateDir: dir, migrations: m})
+		d, err := Open(t.Context(), Options{StateDir: dir, Migrations: m})
 		if err != nil {
 			return err
 		}
@@ -151,14 +151,14 @@ func TestANewerDatabaseIsRefusedUnlessItOnlyAdds(t *testing.T) {
 	for name, ok := range map[string]bool{"20990101000000_new.sql": false, "20990101000000_new_add.sql": true} {
 		dir := t.TempDir()
 		newer := fstest.MapFS{name: {Data: []byte("CREATE TABLE new (a);")}, "20240101000000_one.sql": old["20240101000000_one.sql"]}
-		d, err := Open(t.Context(), Options{StateDir: dir, migrations: newer})
+		d, err := Open(t.Context(), Options{StateDir: dir, Migrations: newer})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		d, err = Open(t.Context(), Options{StateDir: dir, migrations: old})
+		d, err = Open(t.Context(), Options{StateDir: dir, Migrations: old})
 		if ok != (err == nil) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -175,7 +175,7 @@ func TestANewerDatabaseIsRefusedUnlessItOnlyAdds(t *testing.T) {
 
 func TestABadMigrationLeavesNothingHalfDone(t *testing.T) {
 	dir := t.TempDir()
-	_, err := Open(t.Context(), Options{StateDir: dir, migrations: fstest.MapFS{
+	_, err := Open(t.Context(), Options{StateDir: dir, Migrations: fstest.MapFS{
 		"20240101000000_one.sql": {Data: []byte("CREATE TABLE one (a); CREATE TABLE one (a);")},
 	}})
 	contains(t, err, "20240101000000_one.sql")

@@ -134,6 +134,9 @@ type Facts struct {
 	Queue func() (waiting int, unreachable map[string]string)
 	// Push tells of failures in a row, where push is on.
 	Push func() (on bool, failures int)
+	// Sharing tells of contact pages, where visitors may make some or there are some: how
+	// many, and those that nobody can open because their names belong to something else.
+	Sharing func(ctx context.Context) (on bool, links int, hidden []string, err error)
 	// Configuration returns the problems of the file, and whether it is newer than
 	// what the server has read.
 	Configuration func() (path string, newer bool, err error)
@@ -175,6 +178,7 @@ var table = []check{
 	{"calls", calls, nil},
 	{"federation", federation, nil},
 	{"push", push, nil},
+	{"sharing", sharing, nil},
 	{"no-log", noLog, nil},
 }
 
@@ -782,6 +786,25 @@ func push(_ context.Context, f *Facts) Finding {
 		return Finding{Level: Warning, Finding: "the notification service fails", Evidence: fmt.Sprintf("%d times in a row", failures), Next: "madmail push status"}
 	}
 	return Finding{Level: OK, Finding: "sleeping phones are woken"}
+}
+
+func sharing(ctx context.Context, f *Facts) Finding {
+	if f.Sharing == nil {
+		return leftOut()
+	}
+	on, links, hidden, err := f.Sharing(ctx)
+	switch {
+	case err != nil:
+		return Finding{Level: Failure, Finding: "the contact pages cannot be read; mail is not concerned", Evidence: err.Error(), Next: "move sharing.db away, or put back the one of a backup"}
+	case len(hidden) > 0:
+		return Finding{Level: Warning, Finding: fmt.Sprintf("contact pages whose names belong to the server cannot be opened: %d", len(hidden)),
+			Evidence: strings.Join(hidden[:min(len(hidden), 10)], ", "), Next: "madmail sharing create OTHER-NAME URL, then madmail sharing remove " + hidden[0]}
+	case !on && links == 0:
+		return leftOut()
+	case !on:
+		return Finding{Level: Note, Finding: fmt.Sprintf("contact pages are switched off, and there are some: %d", links), Next: "madmail settings set contact_sharing_enabled true"}
+	}
+	return Finding{Level: OK, Finding: fmt.Sprintf("visitors may make contact pages; so far: %d", links)}
 }
 
 func noLog(_ context.Context, f *Facts) Finding {

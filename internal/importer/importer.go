@@ -32,6 +32,11 @@ type Options struct {
 	Index    string // the first version's database, an absolute path
 	Messages string // directory of its bodies
 	DryRun   bool   // only look and count
+	// Sharing is the database of contact links, and Shares takes it over; nil takes none.
+	Sharing string
+	Shares  interface {
+		Import(ctx context.Context, path string, dry bool) (int, error)
+	}
 	// Exists tells whether there is an account: mail of a name that is free would
 	// belong to whoever takes it.
 	Exists func(address.Addr) bool
@@ -62,6 +67,7 @@ type Report struct {
 	Rules        int       `json:"rules"`
 	Exchangers   int       `json:"exchangers"`
 	Stats        int       `json:"stats"`
+	Contacts     int       `json:"contacts"` // links of contact pages
 	Mailboxes    int       `json:"mailboxes"`
 	Messages     int64     `json:"messages"`
 	Bytes        int64     `json:"bytes"`
@@ -79,6 +85,7 @@ const maxSkipped = 1000
 const (
 	markTables = "tables"
 	markMail   = "mail"
+	markShares = "contacts"
 	markBox    = "mailbox " // with its number
 )
 
@@ -145,7 +152,32 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if err := im.importTables(ctx); err != nil {
 		return im.report, err
 	}
+	if err := im.importContacts(ctx); err != nil {
+		return im.report, err
+	}
 	return im.report, im.importMail(ctx)
+}
+
+// importContacts takes over the contact links. A file that cannot be read keeps nothing
+// else from being imported.
+func (im *run) importContacts(ctx context.Context) error {
+	if im.o.Shares == nil || im.o.Sharing == "" || im.done[markShares] {
+		return nil
+	}
+	n, err := im.o.Shares.Import(ctx, im.o.Sharing, im.o.DryRun)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return nil
+	case err != nil && ctx.Err() == nil && !fault.Is(err, fault.Busy):
+		im.skip("contacts", im.o.Sharing, err.Error())
+		return nil
+	case err != nil:
+		return err
+	}
+	if im.report.Contacts = n; im.o.DryRun {
+		return nil
+	}
+	return im.markAll(ctx, markShares)
 }
 
 // Waiting tells how many messages of the first version there are to import: 0 when that

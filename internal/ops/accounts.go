@@ -17,6 +17,7 @@ import (
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
 	"madmail/internal/settings"
+	"madmail/internal/share"
 	"madmail/internal/upkeep"
 )
 
@@ -61,6 +62,8 @@ type Desk struct {
 	ResetPush func()
 	// Exchangers are where mail is fetched.
 	Exchangers *exchange.Store
+	// Shares are the contact links.
+	Shares *share.Store
 	// Keys sign what goes there.
 	Keys Keys
 	// Boxes are the mailboxes, and Append puts a message into one, under the rules for
@@ -244,6 +247,7 @@ func NewTable(d *Desk) Table {
 	d.defineFederation(t)
 	d.defineDKIM(t)
 	d.defineExchangers(t)
+	d.defineSharing(t)
 	d.defineMailboxes(t)
 	Define(t, "doctor", "Look for usual troubles", d.doctor)
 	Define(t, "backup", "Copy the state while the server works", d.backup)

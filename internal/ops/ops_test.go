@@ -30,6 +30,7 @@ import (
 	"madmail/internal/policy"
 	"madmail/internal/queue"
 	"madmail/internal/settings"
+	"madmail/internal/share"
 	"madmail/internal/upkeep"
 )
 
@@ -102,6 +103,8 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	shares := share.New(share.Options{Path: filepath.Join(h.dir, share.FileName)})
+	t.Cleanup(func() { _ = shares.Close(context.Background()) })
 	keys, err := certs.OpenDKIM(certs.DKIMOptions{StateDir: h.dir, Domains: []address.Domain{"x.example"}, Algorithm: dkim.Ed25519})
 	if err != nil {
 		t.Fatal(err)
@@ -148,8 +151,8 @@ func newHouse(t testing.TB) *house {
 			Trouble: func() map[address.Domain]string { return nil },
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
-		Exchangers: boxes,
-		Facts:      func(context.Context) (doctor.Facts, error) { return doctor.Facts{StateDir: h.dir}, nil },
+		Exchangers: boxes, Shares: shares,
+		Facts: func(context.Context) (doctor.Facts, error) { return doctor.Facts{StateDir: h.dir}, nil },
 		Backup: func(context.Context, string, *backup.Progress) (backup.Manifest, error) {
 			return backup.Manifest{}, h.fail
 		},

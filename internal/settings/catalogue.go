@@ -3,13 +3,13 @@ package settings
 import (
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"madmail/internal/address"
 	"madmail/internal/fault"
+	"madmail/internal/route"
 	"madmail/internal/units"
 )
 
@@ -64,6 +64,7 @@ const (
 	MaxFederationSize Key = "__MAX_FEDERATION_SIZE__"
 
 	NewAccountsPerMinute Key = "__NEW_ACCOUNTS_PER_MINUTE__"
+	ContactSharing       Key = "__CONTACT_SHARING_ENABLED__"
 
 	IMAPSessions        Key = "__IMAP_MAX_SESSIONS__"
 	IMAPAddressSessions Key = "__IMAP_MAX_SESSIONS_PER_ADDRESS__"
@@ -224,6 +225,7 @@ var catalogue = []Entry{
 	{Key: MaxFederationSize, Kind: Size, Default: "70M", check: checkPositiveSize, Doc: "Largest message taken from another server."},
 
 	{Key: NewAccountsPerMinute, Kind: Number, Default: "600", Min: 1, Max: 1_000_000, Doc: "Accounts that the invite page and /new make in a minute, for all visitors together."},
+	{Key: ContactSharing, Default: "false", Doc: "Let visitors make contact pages under names of their own, at /share."},
 
 	{Key: IMAPSessions, Kind: Number, Default: "20000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time, in all."},
 	{Key: IMAPAddressSessions, Kind: Number, Default: "2000", Min: 1, Max: 1_000_000, Doc: "IMAP sessions at a time from one network address; many phones may share one."},
@@ -393,19 +395,15 @@ func checkPath(s string) error {
 	return nil
 }
 
-// taken are the first words of paths that other parts serve.
-var taken = []string{"new", "mxdeliv", "qr", "inv", "share", "app", "docs", "madmail", "mail", "webimap", "websmtp", "relay", "generate_204", "ping", "metrics", "debug",
-	"index.html", "main.css", "__proxy", "favicon.ico", "robots.txt"}
-
 func checkOwnPath(s string) error {
 	if err := checkPath(s); err != nil {
 		return err
 	}
-	first, _, _ := strings.Cut(s[1:], "/")
+	first := route.First(s)
 	if first == "" || strings.HasSuffix(s, "/") {
 		return fault.Newf(fault.Invalid, "%q is not a path such as /admin", s)
 	}
-	if slices.Contains(taken, first) {
+	if route.Fixed(first) {
 		return fault.Newf(fault.Invalid, "the path /%s belongs to another part of the server", first)
 	}
 	return nil

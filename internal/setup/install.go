@@ -42,6 +42,7 @@ type Options struct {
 	SS         bool
 	SSPassword string // drawn without one
 	Iroh       bool
+	Sharing    bool
 
 	// Program is the running binary, to be copied; "" copies nothing.
 	Program string
@@ -181,6 +182,9 @@ func (o Options) ConfigText() []byte {
 	}
 	if o.Iroh {
 		b.WriteString("\n# The relay for realtime apps.\niroh_enable = true\n")
+	}
+	if o.Sharing {
+		b.WriteString("\n# Visitors may make contact pages, at /share.\nenable_contact_sharing = true\n")
 	}
 	b.WriteString("\n# Nothing is logged unless you say where: off, stderr (the journal), or a path.\nlog = \"off\"\n")
 	if o.Language != "" || o.MaxMessageSize != "" {

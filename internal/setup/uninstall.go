@@ -22,7 +22,7 @@ type Removal struct {
 }
 
 // belongs are names of which at least one is in a state directory of ours.
-var belongs = []string{"credentials.db", "chatmail.db", "imapsql.db", "admin_token", "mail", "remote_queue", "certs"}
+var belongs = []string{"credentials.db", "chatmail.db", "imapsql.db", "sharing.db", "admin_token", "mail", "remote_queue", "certs"}
 
 // Uninstall plans the removal of what is found. No steps mean that nothing is
 // there.

@@ -14,6 +14,7 @@ import (
 	"madmail/internal/fault"
 	"madmail/internal/page"
 	"madmail/internal/safefile"
+	"madmail/internal/share"
 )
 
 // Export writes the built-in tree to a directory, which is made. A file that is there
@@ -159,7 +160,7 @@ var situations = func() (list []map[string]any) {
 		list = append(list, values(full, lang, view{}), values(Facts{SelfSigned: true}, lang, view{}))
 	}
 	a := values(full, "en", view{Account: &Account{Email: "a@example.org", Password: "p", Link: "dclogin:a@example.org?p=p&v=1"}, Problem: "x"})
-	a["Custom"] = map[string]any{"Slug": "bob", "URL": "openpgp4fpr:ABCD#a=b", "Name": "Bob"}
+	a["Custom"] = contact(share.Link{Slug: "bob", URL: "openpgp4fpr:ABCD#a=b", Name: "Bob"}, "")
 	return append(list, a)
 }()
 

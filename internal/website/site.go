@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"madmail/internal/page"
+	"madmail/internal/route"
 )
 
 // Own is an operator's own site.
@@ -42,13 +43,6 @@ const maxMaking = 8
 
 // chunkTime is how long a client may take for the next 32 KiB of a file.
 const chunkTime = 30 * time.Second
-
-// routes are first parts of paths that belong to the program whether they are switched on
-// or not: no file of a site is shown there.
-var routes = map[string]bool{
-	"mxdeliv": true, "new": true, "qr": true, "inv": true, "share": true, "madmail": true, "webimap": true, "websmtp": true, "relay": true,
-	"generate_204": true, "ping": true, "metrics": true, "__proxy": true,
-}
 
 // builtin is the tree that is in the program.
 var builtin = func() fs.FS {
@@ -232,8 +226,8 @@ func openFile(root *os.Root, name string) (f *os.File, dir bool, err error) {
 
 // fallback shows what no route of the program is.
 func (s *Server) fallback(w http.ResponseWriter, r *http.Request) {
-	first, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || routes[first] || s.opt.Reserved != nil && s.opt.Reserved(r.URL.Path) {
+	first := route.First(r.URL.Path)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || route.Door(first) || s.opt.Reserved != nil && s.opt.Reserved(r.URL.Path) {
 		plain(w, http.StatusNotFound, "Not found")
 		return
 	}
@@ -253,13 +247,17 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, path.Base(r.URL.Path)+"/", http.StatusPermanentRedirect)
 		return
 	case errors.Is(err, errMissing):
-		plain(w, http.StatusNotFound, "Not found")
+		s.missing(w, r)
 		return
 	case err != nil:
 		s.broken(w, src.name, &page.Error{What: plainly(err)})
 		return
 	}
 	defer f.Close()
+	if !src.own && isContactPage(src.name) {
+		plain(w, http.StatusNotFound, "Not found")
+		return
+	}
 	if strings.HasSuffix(src.name, ".html") {
 		s.html(w, r, http.StatusOK, f, src, view{})
 		return
@@ -335,7 +333,7 @@ func (s *Server) html(w http.ResponseWriter, r *http.Request, status int, f fs.F
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
-	if v.Account != nil || v.Problem != "" {
+	if v.Account != nil || v.Problem != "" || v.Contact != nil {
 		h.Set("Cache-Control", "no-store")
 	}
 	if src.own {

@@ -355,7 +355,9 @@ func TestWhatIsExportedIsTheSameSite(t *testing.T) {
 	}
 	paths := []string{"/", "/?lang=fa", "/?lang=ru", "/?lang=es"}
 	for _, f := range files {
-		paths = append(paths, "/"+f)
+		if !isContactPage(f) { // not shown by name
+			paths = append(paths, "/"+f)
+		}
 	}
 	for _, p := range paths {
 		before[p] = ask(s, "GET", p, "").Body.String()

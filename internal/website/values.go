@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"madmail/internal/page"
+	"madmail/internal/share"
 	"madmail/internal/units"
 )
 
@@ -29,7 +30,7 @@ func values(f Facts, lang string, v view) map[string]any {
 		"DefaultQuota": f.Quota, "MaxMessageSize": units.FormatSize(f.MaxMessage),
 		"SSURL": f.SSURL, "SSGrpcURL": "", "SSWsURL": "", "V2rayNGConfigWS": "", "V2rayNGConfigGRPC": "",
 		"STUNAddr": f.STUN, "MessageRetentionLine": retention(f.Retention, lang),
-		"Custom": map[string]any{"Slug": "", "URL": "", "Name": ""},
+		"Custom": contact(share.Link{}, ""), "Sharing": f.Sharing,
 
 		"Lang": lang, "Dir": dir, "Words": words[lang], "Domain": f.Domain, "Host": f.Host, "Open": f.Open, "Quota": f.Quota, "MaxMessage": f.MaxMessage,
 		"Problem": v.Problem, "Join": "", "JoinQR": template.URL(""), "LoginQR": template.URL(""), "Account": map[string]any{},
@@ -39,6 +40,9 @@ func values(f Facts, lang string, v view) map[string]any {
 	if !f.SelfSigned && f.Open {
 		join := "dcaccount:" + f.Domain
 		m["Join"], m["JoinQR"] = join, picture(join)
+	}
+	if v.Contact != nil {
+		m["Custom"] = contact(*v.Contact, v.At)
 	}
 	if v.Account != nil {
 		m["Account"] = map[string]any{"Email": v.Account.Email, "Password": v.Account.Password, "Link": v.Account.Link}

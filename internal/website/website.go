@@ -29,8 +29,10 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"madmail/internal/address"
 	"madmail/internal/fault"
 	"madmail/internal/invite"
+	"madmail/internal/share"
 )
 
 //go:embed assets
@@ -48,6 +50,7 @@ type Facts struct {
 	IMAPTLS, IMAP     int
 	SMTPTLS, SMTP     int
 	SelfSigned        bool
+	Sharing           bool // visitors may make contact pages
 
 	// For pages of operators, under the names that earlier versions gave them.
 	MailDomain, MXDomain, WebDomain string // IP addresses in brackets
@@ -73,6 +76,8 @@ type Options struct {
 	// PerMinute is how many accounts may be made in a minute by all visitors together;
 	// nil sets no limit.
 	PerMinute func() int
+	// Contacts keeps contact pages; nil has none.
+	Contacts Contacts
 	// Policy is the MTA-STS policy (RFC 8461 section 3.2), or ""; Key the record of
 	// the DKIM key with a selector. Without them there is none.
 	Policy func() string
@@ -96,12 +101,15 @@ type Server struct {
 
 	mu     sync.Mutex // guards the fields below
 	all    *rate.Limiter
-	visits map[netip.Prefix]*visitor
+	visits map[netip.Addr]*visitor
 	open   map[net.Conn]struct{}
 }
 
 // visitor is what one network may still ask for.
-type visitor struct{ burst, hour *rate.Limiter }
+type visitor struct {
+	burst, hour *rate.Limiter
+	shares      []time.Time // of the last hour, the earliest first
+}
 
 // New returns a server without listeners.
 func New(opt Options) (*Server, error) {
@@ -111,7 +119,7 @@ func New(opt Options) (*Server, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opt: opt, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Prefix]*visitor), open: make(map[net.Conn]struct{})}
+	s := &Server{opt: opt, all: rate.NewLimiter(rate.Inf, 1), visits: make(map[netip.Addr]*visitor), open: make(map[net.Conn]struct{})}
 	s.pages.making = make(chan struct{}, maxMaking)
 	mux := http.NewServeMux()
 	for path, serve := range map[string]http.HandlerFunc{
@@ -127,6 +135,7 @@ func New(opt Options) (*Server, error) {
 	mux.HandleFunc("GET /.well-known/mta-sts.txt", s.policy)
 	mux.HandleFunc("GET /.well-known/_domainkey/{selector}", s.key)
 	mux.HandleFunc("/new", s.create)
+	mux.HandleFunc("/share", s.share)
 	mux.HandleFunc("/", s.fallback)
 	s.http = &http.Server{
 		Handler: s.harden(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
@@ -192,6 +201,9 @@ func (s *Server) Stop(ctx context.Context) error {
 	return err
 }
 
+// maxBody bounds what a request to the site carries, in octets.
+const maxBody = 64 << 10
+
 // harden sets what every answer carries. A panic ends one request, visibly.
 func (s *Server) harden(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -215,7 +227,7 @@ func (s *Server) harden(next http.Handler) http.Handler {
 			plain(w, http.StatusNotFound, "Not found") // rather than a redirection to what is meant
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -231,6 +243,8 @@ func plain(w http.ResponseWriter, status int, text string) {
 type view struct {
 	Account *Account
 	Problem string
+	Contact *share.Link // of a contact page
+	At      string      // its address, where that is to be shown
 }
 
 func picture(text string) template.URL {
@@ -265,39 +279,43 @@ func language(r *http.Request, set string) string {
 	return best
 }
 
-// maxVisitors bounds the table of networks that asked for accounts; when it is
+// maxVisitors bounds the table of networks that asked for accounts or contact pages; when it is
 // full it is begun anew.
 const maxVisitors = 100_000
 
-// allow limits what makes accounts: 2 a second, 5 at once and 60 an hour for
-// one address or one IPv6 network, and PerMinute for all. Loopback is exempt.
-func (s *Server) allow(r *http.Request) bool {
+// sourceOf is the network that a request comes from. local is this machine, which no
+// limit holds for: who is in front of us there is many.
+func sourceOf(r *http.Request) (network netip.Addr, local, ok bool) {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return false
+		return network, false, false
 	}
-	ip := ap.Addr().Unmap()
-	if ip.IsLoopback() {
-		return true
-	}
-	bits := 32
-	if ip.Is6() {
-		bits = 64
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := s.visits[p]
+	return address.Network(ap.Addr()), ap.Addr().Unmap().IsLoopback(), true
+}
+
+// visitor is what a network may still ask for. The caller holds s.mu.
+func (s *Server) visitor(network netip.Addr) *visitor {
+	v := s.visits[network]
 	if v == nil {
 		if len(s.visits) >= maxVisitors {
 			clear(s.visits)
 		}
 		v = &visitor{burst: rate.NewLimiter(2, 5), hour: rate.NewLimiter(rate.Every(time.Minute), 60)}
-		s.visits[p] = v
+		s.visits[network] = v
 	}
+	return v
+}
+
+// allow limits what makes accounts: 2 a second, 5 at once and 60 an hour for
+// one address or one IPv6 network, and PerMinute for all. Loopback is exempt.
+func (s *Server) allow(r *http.Request) bool {
+	network, local, ok := sourceOf(r)
+	if !ok || local {
+		return ok
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.visitor(network)
 	return v.burst.Allow() && v.hour.Allow() && s.allowAll()
 }
 

@@ -3,6 +3,12 @@ package website
 // words are the page's texts by language.
 var words = map[string]map[string]string{
 	"en": {
+		"share": "Share a contact", "shareWhat": "Give your invite link of Delta Chat and get a short address for it on this server. Whoever opens that address can write to you.", "shareURL": "Invite link",
+		"shareName": "Name to show, if any", "shareSlug": "Short name of your choice: letters and digits, or nothing", "shareMake": "Make the page",
+		"shareDone": "The page is ready", "sharePass": "Pass this address on. The operator of this server can remove the page.", "shareView": "To write to this contact, open the link on a device with Delta Chat, or scan the code.",
+		"shareOpen": "Open in Delta Chat", "badURL": "This is not an invite link of Delta Chat. It begins with https://i.delta.chat/#", "badName": "A name has at most 64 characters, in one line.",
+		"badSlug": "A short name has 3 to 64 letters (a to z) or digits.", "reserved": "This short name belongs to a page of the server. Choose another one.", "taken": "This short name is taken. Choose another one.",
+		"tooMany": "Too many contact pages from your network, try again later.", "badForm": "The form cannot be read.", "noRoom": "No contact page can be made now, try again later.",
 		"title": "A relay for Delta Chat", "what": "This server carries messages for Delta Chat, an end-to-end encrypted messenger. It sees neither their content nor your contacts' names, and it keeps no log.",
 		"join": "Join", "scan": "Open the link on a device with Delta Chat, or scan the code.", "make": "Make an account", "token": "Invitation token, if you have one",
 		"closed": "Registration is closed. You need an invitation.", "yours": "Your account", "once": "This is shown once. Open the link or scan the code in Delta Chat.",
@@ -11,6 +17,12 @@ var words = map[string]map[string]string{
 		"proxy": "Where mail is blocked", "through": "Open the link in Delta Chat or scan the code: it reaches this server by a proxy, and nothing else.",
 	},
 	"fa": {
+		"share": "اشتراک\u200cگذاری مخاطب", "shareWhat": "پیوند دعوت دلتا چت خود را بدهید و نشانی کوتاهی روی این سرور برای آن بگیرید. هر کس آن نشانی را باز کند می\u200cتواند به شما پیام بدهد.", "shareURL": "پیوند دعوت",
+		"shareName": "نامی که نشان داده شود، اگر می\u200cخواهید", "shareSlug": "نام کوتاه دلخواه: حروف انگلیسی و رقم، یا خالی", "shareMake": "ساختن صفحه",
+		"shareDone": "صفحه آماده است", "sharePass": "این نشانی را به دیگران بدهید. گردانندهٔ این سرور می\u200cتواند صفحه را بردارد.", "shareView": "برای نوشتن به این مخاطب، پیوند را روی دستگاهی با دلتا چت باز کنید یا کد را اسکن کنید.",
+		"shareOpen": "باز کردن در دلتا چت", "badURL": "این پیوند دعوت دلتا چت نیست. چنین پیوندی با https://i.delta.chat/# آغاز می\u200cشود.", "badName": "نام حداکثر ۶۴ نویسه و در یک سطر است.",
+		"badSlug": "نام کوتاه ۳ تا ۶۴ حرف انگلیسی (a تا z) یا رقم دارد.", "reserved": "این نام کوتاه از آنِ یکی از صفحه\u200cهای سرور است. نام دیگری برگزینید.", "taken": "این نام کوتاه گرفته شده است. نام دیگری برگزینید.",
+		"tooMany": "صفحه\u200cهای زیادی از شبکهٔ شما ساخته شده است، بعداً دوباره تلاش کنید.", "badForm": "فرم خوانده نمی\u200cشود.", "noRoom": "اکنون نمی\u200cتوان صفحه\u200cای ساخت، بعداً دوباره تلاش کنید.",
 		"title": "رله\u200cای برای دلتا چت", "what": "این سرور پیام\u200cهای دلتا چت را جابه\u200cجا می\u200cکند؛ پیام\u200cرسانی با رمزنگاری سرتاسری. نه محتوای پیام\u200cها را می\u200cبیند و نه نام مخاطبان شما را، و هیچ گزارشی نگه نمی\u200cدارد.",
 		"join": "پیوستن", "scan": "پیوند را روی دستگاهی با دلتا چت باز کنید یا کد را اسکن کنید.", "make": "ساختن حساب", "token": "کد دعوت، اگر دارید",
 		"closed": "ثبت\u200cنام بسته است. به دعوت نیاز دارید.", "yours": "حساب شما", "once": "این فقط یک بار نشان داده می\u200cشود. پیوند را باز کنید یا کد را در دلتا چت اسکن کنید.",
@@ -19,6 +31,12 @@ var words = map[string]map[string]string{
 		"proxy": "اگر ایمیل مسدود است", "through": "پیوند را در دلتا چت باز کنید یا کد را اسکن کنید: از راه پروکسی به همین سرور می\u200cرسد و نه جای دیگر.",
 	},
 	"ru": {
+		"share": "Поделиться контактом", "shareWhat": "Укажите свою пригласительную ссылку Delta Chat и получите для неё короткий адрес на этом сервере. Кто откроет его, сможет вам написать.", "shareURL": "Пригласительная ссылка",
+		"shareName": "Имя для показа, если нужно", "shareSlug": "Короткое имя на выбор: латинские буквы и цифры, или ничего", "shareMake": "Создать страницу",
+		"shareDone": "Страница готова", "sharePass": "Передайте этот адрес. Оператор сервера может удалить страницу.", "shareView": "Чтобы написать этому контакту, откройте ссылку на устройстве с Delta Chat или отсканируйте код.",
+		"shareOpen": "Открыть в Delta Chat", "badURL": "Это не пригласительная ссылка Delta Chat. Она начинается с https://i.delta.chat/#", "badName": "Имя — не больше 64 знаков, в одной строке.",
+		"badSlug": "Короткое имя — от 3 до 64 латинских букв (a–z) или цифр.", "reserved": "Это короткое имя занято страницей сервера. Выберите другое.", "taken": "Это короткое имя занято. Выберите другое.",
+		"tooMany": "Слишком много страниц из вашей сети, попробуйте позже.", "badForm": "Форму не удалось прочитать.", "noRoom": "Сейчас страницу создать нельзя, попробуйте позже.",
 		"title": "Релей для Delta Chat", "what": "Этот сервер передаёт сообщения Delta Chat — мессенджера со сквозным шифрованием. Он не видит ни их содержания, ни имён ваших собеседников и не ведёт журналов.",
 		"join": "Присоединиться", "scan": "Откройте ссылку на устройстве с Delta Chat или отсканируйте код.", "make": "Создать аккаунт", "token": "Код приглашения, если он есть",
 		"closed": "Регистрация закрыта. Нужно приглашение.", "yours": "Ваш аккаунт", "once": "Это показывается один раз. Откройте ссылку или отсканируйте код в Delta Chat.",
@@ -27,6 +45,12 @@ var words = map[string]map[string]string{
 		"proxy": "Если почта заблокирована", "through": "Откройте ссылку в Delta Chat или отсканируйте код: прокси ведёт к этому серверу и никуда больше.",
 	},
 	"es": {
+		"share": "Compartir un contacto", "shareWhat": "Indica tu enlace de invitación de Delta Chat y recibe una dirección corta en este servidor. Quien la abra podrá escribirte.", "shareURL": "Enlace de invitación",
+		"shareName": "Nombre que se muestra, si quieres", "shareSlug": "Nombre corto a tu elección: letras y cifras, o nada", "shareMake": "Crear la página",
+		"shareDone": "La página está lista", "sharePass": "Pasa esta dirección. Quien administra el servidor puede borrar la página.", "shareView": "Para escribir a este contacto, abre el enlace en un dispositivo con Delta Chat o escanea el código.",
+		"shareOpen": "Abrir en Delta Chat", "badURL": "Esto no es un enlace de invitación de Delta Chat. Empieza por https://i.delta.chat/#", "badName": "Un nombre tiene como máximo 64 caracteres, en una línea.",
+		"badSlug": "Un nombre corto tiene de 3 a 64 letras (de la a a la z) o cifras.", "reserved": "Este nombre corto es de una página del servidor. Elige otro.", "taken": "Este nombre corto ya está en uso. Elige otro.",
+		"tooMany": "Demasiadas páginas desde tu red, inténtalo más tarde.", "badForm": "No se puede leer el formulario.", "noRoom": "Ahora no se puede crear ninguna página, inténtalo más tarde.",
 		"title": "Un relé para Delta Chat", "what": "Este servidor transporta mensajes de Delta Chat, una mensajería con cifrado de extremo a extremo. No ve su contenido ni los nombres de tus contactos, y no guarda registros.",
 		"join": "Unirse", "scan": "Abre el enlace en un dispositivo con Delta Chat o escanea el código.", "make": "Crear una cuenta", "token": "Código de invitación, si tienes uno",
 		"closed": "El registro está cerrado. Necesitas una invitación.", "yours": "Tu cuenta", "once": "Esto se muestra una sola vez. Abre el enlace o escanea el código en Delta Chat.",

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,6 +147,18 @@ func (v visitor) visit() {
 		res.Body.Close()
 	}
 	v.browse(client, me+"@[127.0.0.1]", strings.TrimSuffix(own, ".\r\n"))
+	invite := "https://i.delta.chat/#0123456789ABCDEF0123456789ABCDEF01234567&a=" + name + "-three%40example.org&n=" + name
+	for _, f := range []url.Values{
+		{"url": {invite}, "slug": {name}, "name": {name}}, {"url": {invite}, "slug": {name}}, {"url": {invite + "<" + secret}, "name": {text}}, {"url": {invite}, "slug": {secret + "/" + text}},
+		{"url": {invite}, "name": {strings.Repeat(secret, 10)}}, {secret: {text}},
+	} {
+		res, err := client.PostForm(fmt.Sprintf("https://127.0.0.1:%d/share", v.HTTPS), f)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
 	raw, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", v.IMAPTLS)) // not TLS
 	if err != nil {
 		v.t.Fatal(err)
@@ -242,7 +255,7 @@ func search(t *testing.T, dir string) {
 		top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
 		// Mail that waits for another server is mail.
 		mail := top == "mail" || top == "journal" || top == "spool" || top == "remote_queue"
-		database := strings.HasPrefix(top, "credentials.db")
+		database := strings.HasPrefix(top, "credentials.db") || strings.HasPrefix(top, "sharing.db")
 		for mark, allowed := range map[string]bool{name: mail || database, text: mail, secret: false} {
 			in := strings.Contains(rel, mark)
 			if d.Type().IsRegular() && !in {
@@ -282,7 +295,7 @@ func TestMarkedNamesAndTextsAreNowhere(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			temp := t.TempDir()
 			t.Setenv("MADMAIL_LOG", x.filter)
-			v := visitor{t, testserver.New(t, x.config)}
+			v := visitor{t, testserver.New(t, x.config+"enable_contact_sharing = true\n")}
 			v.visit()
 			v.Kill() // what was under way is replayed
 			v.Start()
@@ -311,6 +324,9 @@ func TestMarkedNamesAndTextsAreNowhere(t *testing.T) {
 			}
 			r.Close()
 			v.Command("accounts", "ban", name+"-one", "reason", "-y")
+			if list := v.Command("sharing", "list"); !strings.Contains(list, name+"\t"+name+"\topenpgp4fpr:") {
+				t.Errorf("the contact link: %q", list)
+			}
 			v.Stop()
 			out := v.Output()
 			for _, mark := range []string{name, text, secret} {
