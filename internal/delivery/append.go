@@ -51,7 +51,7 @@ func (s *Service) reserve(ctx context.Context, a address.Addr, r io.Reader, size
 	if size > s.MaxSize(Append) || s.tooBigFor(a, size) {
 		return nil, errTooBig
 	}
-	room, err := s.Quota.Reserve(a, size)
+	room, err := s.room(Append, a, size)
 	if err != nil {
 		return nil, err
 	}

@@ -59,8 +59,11 @@ type Options struct {
 	// Delivered, when not nil, is told of each account that got a message from somebody
 	// else. It must return at once.
 	Delivered func(to address.Addr)
-	Logger    *slog.Logger
-	Now       func() time.Time
+	// Full, when not nil, is told of each message of size octets that did not fit into a
+	// mailbox. It must return at once.
+	Full   func(to address.Addr, size int64, via Via)
+	Logger *slog.Logger
+	Now    func() time.Time
 }
 
 // Service is the intake. All methods may be called from many goroutines.
@@ -251,7 +254,16 @@ func (s *Service) admit(via Via, to address.Addr, size int64) (*quota.Reservatio
 	if s.tooBigFor(to, size) {
 		return nil, errTooBig
 	}
-	return s.Quota.Reserve(to, size)
+	return s.room(via, to, size)
+}
+
+// room sets room aside.
+func (s *Service) room(via Via, to address.Addr, size int64) (*quota.Reservation, error) {
+	r, err := s.Quota.Reserve(to, size)
+	if err != nil && s.Full != nil {
+		s.Full(to, size, via)
+	}
+	return r, err
 }
 
 var errTooBig = fault.New(fault.TooBig, "Message exceeds maximum size")
