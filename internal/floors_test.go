@@ -15,7 +15,7 @@ import (
 // floors is the drawing of docs/decisions/0002: a package imports from lower
 // floors only. The names are those below internal/.
 var floors = [][]string{
-	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet"},
+	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "latency", "readable", "inflate", "logging", "metrics", "version", "inlet"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf", "page"},
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "webhook", "certs", "upkeep"},

@@ -71,6 +71,54 @@ type Service struct {
 	Options
 	repeats                                     repeats
 	accepted, refused, stored, queued, repeated atomic.Int64
+	results                                     [len(rules)][len(resultWords)]atomic.Int64
+}
+
+// resultWords are what becomes of a message, by the kind of its error.
+var resultWords = [...]string{"accepted", "error", "invalid", "denied", "refused", "unencrypted", "unknown", "exists", "too_big", "full", "busy"}
+
+func result(err error) int {
+	if err == nil {
+		return 0
+	}
+	switch fault.KindOf(err) {
+	case fault.Invalid:
+		return 2
+	case fault.Denied:
+		return 3
+	case fault.Refused:
+		return 4
+	case fault.Unencrypted:
+		return 5
+	case fault.NotFound:
+		return 6
+	case fault.Exists:
+		return 7
+	case fault.TooBig:
+		return 8
+	case fault.Full:
+		return 9
+	case fault.Busy:
+		return 10
+	}
+	return 1
+}
+
+// note counts what became of n messages.
+func (s *Service) note(via Via, err error, n int) {
+	s.results[via][result(err)].Add(int64(n))
+}
+
+// Results calls f with each count of messages by door and result. What is 0 is left out,
+// but not the accepted ones.
+func (s *Service) Results(f func(door, result string, n int64)) {
+	for v := range s.results {
+		for r := range s.results[v] {
+			if n := s.results[v][r].Load(); n > 0 || r == 0 {
+				f(Via(v).String(), resultWords[r], n)
+			}
+		}
+	}
 }
 
 // New checks o and returns the intake.
@@ -145,6 +193,7 @@ func (s *Service) Check(_ context.Context, e *Envelope, to address.Addr) error {
 // that exist are full, fault.Busy when the disk is full.
 func (s *Service) Accept(ctx context.Context, e *Envelope, r io.Reader) (Result, error) {
 	res, err := s.accept(ctx, e, r)
+	s.note(e.Via, err, 1)
 	if err != nil {
 		s.refused.Add(1)
 		s.Logger.DebugContext(ctx, "message refused", "via", e.Via.String(), "from", e.From, "kind", fault.KindOf(err).String(), "err", err)

@@ -69,6 +69,7 @@ type Options struct {
 type Stats struct {
 	Delivered int64 // events
 	Failures  int64 // events in a row that did not arrive
+	Failed    int64 // events that did not arrive, in all
 	Dropped   int64 // events that were not tried
 }
 
@@ -84,7 +85,7 @@ type Notifier struct {
 	jobs  chan job
 	group task.Group
 
-	delivered, failures, dropped atomic.Int64
+	delivered, failures, failed, dropped atomic.Int64
 
 	mu      sync.Mutex // guards the fields below
 	cancel  context.CancelFunc
@@ -170,7 +171,7 @@ func (n *Notifier) Stop(ctx context.Context) error {
 
 // Stats returns the counts.
 func (n *Notifier) Stats() Stats {
-	return Stats{Delivered: n.delivered.Load(), Failures: n.failures.Load(), Dropped: n.dropped.Load()}
+	return Stats{Delivered: n.delivered.Load(), Failures: n.failures.Load(), Failed: n.failed.Load(), Dropped: n.dropped.Load()}
 }
 
 // head is what every event begins with.
@@ -267,6 +268,7 @@ func (n *Notifier) deliver(ctx context.Context, j job) {
 			return
 		}
 		if !again || try >= w.Retries || ctx.Err() != nil {
+			n.failed.Add(1)
 			if n.failures.Add(1) == 1 {
 				n.opt.Logger.Warn("a webhook did not arrive", "event", j.event, "err", err)
 			}

@@ -172,9 +172,9 @@ func TestTriesAgainOnlyWhereThatCanHelp(t *testing.T) {
 	}{
 		{"arrives at last", []int{503, 429}, 0, 3, Stats{Delivered: 1}},
 		{"network", nil, 2, 3, Stats{Delivered: 1}},
-		{"given up", []int{500, 500, 500}, 0, 3, Stats{Failures: 1}},
-		{"refused", []int{400}, 0, 1, Stats{Failures: 1}},
-		{"redirect", []int{302}, 0, 1, Stats{Failures: 1}},
+		{"given up", []int{500, 500, 500}, 0, 3, Stats{Failures: 1, Failed: 1}},
+		{"refused", []int{400}, 0, 1, Stats{Failures: 1, Failed: 1}},
+		{"redirect", []int{302}, 0, 1, Stats{Failures: 1, Failed: 1}},
 	} {
 		s := &service{answers: c.answers, down: c.down}
 		run(t, all, s, func(n *Notifier) {
