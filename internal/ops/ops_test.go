@@ -115,7 +115,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Table = NewTable(&Desk{
+	h.Table = NewTable(&Desk{Registered: func(address.Addr) {}, 
 		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
