@@ -211,7 +211,6 @@ func TestAnAccountLivesThroughAReopen(t *testing.T) {
 	}
 }
 
-// Known failure A8: nothing overwrites a row.
 // TestAccountsFromElsewhereShareOneTransaction: all that can be are made, or none is.
 func TestAccountsFromElsewhereShareOneTransaction(t *testing.T) {
 	f := setUp(t, Options{})
@@ -257,6 +256,7 @@ func TestAccountsFromElsewhereShareOneTransaction(t *testing.T) {
 	}
 }
 
+// Known failure A8: nothing overwrites a row.
 func TestCreatingNeverOverwrites(t *testing.T) {
 	f := setUp(t, Options{})
 	a := f.create(t, "alice@example.org", strongPassword)
