@@ -245,7 +245,7 @@ func (t Tree) Check(data []byte, unsigned bool) (Program, error) {
 	if !p.Signed && !unsigned {
 		if t.Key == nil {
 			return Program{}, fault.WithHint(fault.New(fault.Refused, "this program knows no key of releases, and cannot tell who made the new one"),
-				"set release_key in the configuration or "+releaseKeyVar+"; --unsigned takes what you built or checked yourself")
+				"--unsigned takes what you built or checked yourself; release_key in the configuration or "+releaseKeyVar+" says who signs releases")
 		}
 		return Program{}, ErrSignature
 	}
