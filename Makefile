@@ -14,7 +14,7 @@ BINARY  = ./build/madmail
 PKG     = madmail/internal/version
 VERSION ?= $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/version/version.go)
 BUILD   ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)-$(shell date -u +%Y%m%d%H%M%S)
-LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD) -X $(PKG).ReleaseKey=$(RELEASE_KEY)
+LDFLAGS = -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Build=$(BUILD) -X $(PKG).ReleaseKey=$(RELEASE_KEY) -X $(PKG).ReleaseURL=$(RELEASE_URL)
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # A process id outlives its process: another program may have it by now.

@@ -15,10 +15,10 @@ import (
 // floors is the drawing of docs/decisions/0002: a package imports from lower
 // floors only. The names are those below internal/.
 var floors = [][]string{
-	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet", "route", "caller"},
+	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "latency", "readable", "inflate", "logging", "metrics", "version", "inlet", "route", "caller"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf", "page"},
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
-	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
+	3: {"auth", "delivery", "outbound", "exchange", "push", "webhook", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer", "backup"},
 	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
 	6: {"cli", "app", "supervisor"},

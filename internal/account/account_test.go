@@ -211,6 +211,51 @@ func TestAnAccountLivesThroughAReopen(t *testing.T) {
 	}
 }
 
+// TestAccountsFromElsewhereShareOneTransaction: all that can be are made, or none is.
+func TestAccountsFromElsewhereShareOneTransaction(t *testing.T) {
+	f := setUp(t, Options{})
+	f.create(t, "bob@example.org", strongPassword)
+	list := []New{{Addr: addr(t, "bob@example.org"), Password: []byte(strongPassword)}, {Addr: addr(t, "eve@example.org"), Hash: "rot13:x"},
+		{Addr: addr(t, "mallory@example.org"), Password: []byte(strongPassword), BlockReason: "spam", AppendLimit: 77}, {Addr: addr(t, "token@example.org"), Password: []byte(strongPassword), Token: "t"}}
+	for i := range 200 {
+		list = append(list, New{Addr: addr(t, fmt.Sprintf("user%03d@example.org", i)), Password: []byte(strongPassword), AppendLimit: 4000})
+	}
+	list = append(list, New{Addr: addr(t, "USER000@example.org"), Password: []byte(strongPassword)})
+	_, before := f.d.Latencies()
+	errs, err := f.CreateMany(t.Context(), list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, after := f.d.Latencies(); after.Count-before.Count != 1 {
+		t.Error(after.Count-before.Count, "transactions")
+	}
+	for i, want := range []fault.Kind{0: fault.Exists, 1: fault.Invalid, 3: fault.Invalid, 204: fault.Exists} {
+		if i < 2 || i == 3 || i == 204 {
+			if !fault.Is(errs[i], want) {
+				t.Errorf("%s: %v, want %v", list[i].Addr, errs[i], want)
+			}
+		}
+	}
+	f.settle(t)
+	if f.Count() != 202 || !f.Blocked(addr(t, "mallory@example.org")) || f.AppendLimit(addr(t, "user199@example.org")) != 4000 {
+		t.Error(f.Count(), "accounts")
+	}
+	if n := f.count(t, "SELECT COUNT(*) FROM append_limits"); n != 201 {
+		t.Error(n, "limits of messages")
+	}
+	// A database that refuses leaves nothing behind, in memory neither.
+	f.write(t, "DROP TABLE append_limits")
+	if _, err := f.CreateMany(t.Context(), []New{{Addr: addr(t, "carol@example.org"), Password: []byte(strongPassword)}, {Addr: addr(t, "dave@example.org"), Password: []byte(strongPassword), AppendLimit: 1}}); err == nil {
+		t.Error("no error")
+	}
+	if f.Exists(addr(t, "carol@example.org")) || f.count(t, "SELECT COUNT(*) FROM passwords WHERE username LIKE 'carol%'") != 0 {
+		t.Error("half of it was made")
+	}
+	if _, err := f.CreateMany(t.Context(), make([]New, MaxBatch+1)); !fault.Is(err, fault.Invalid) {
+		t.Error(err)
+	}
+}
+
 // Known failure A8: nothing overwrites a row.
 func TestCreatingNeverOverwrites(t *testing.T) {
 	f := setUp(t, Options{})

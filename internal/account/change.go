@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"madmail/internal/address"
@@ -39,6 +40,10 @@ type New struct {
 	// Times of an account that comes from elsewhere, unix seconds; 0 is now, and
 	// never for the logins. They do not go with LoggedIn.
 	CreatedAt, FirstLogin, LastLogin int64
+	// AppendLimit is the largest message in octets, 0 for what holds for all; BlockReason,
+	// when not "", blocks the account. Both are for accounts from elsewhere.
+	AppendLimit int64
+	BlockReason string
 }
 
 // Create makes an account in one transaction. It never overwrites one: two
@@ -49,11 +54,82 @@ type New struct {
 // address or a token that is unknown, expired or used up, fault.Busy, also while
 // the mail of an account that had the name is being removed.
 func (s *Store) Create(ctx context.Context, n New) error {
+	e, err := s.prepare(ctx, n)
+	if err != nil {
+		return err
+	}
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, n.Addr, e) })
+}
+
+// MaxBatch is how many accounts CreateMany makes at most.
+const MaxBatch = 500
+
+// hashing bounds the passwords that CreateMany hashes side by side; the hasher has a
+// bound of its own on what it does at once.
+const hashing = 64
+
+// CreateMany is Create for up to MaxBatch accounts that come from elsewhere, in one
+// transaction: either all of them are made for which errs is nil, or err is not nil and
+// none is. Tokens are not taken.
+func (s *Store) CreateMany(ctx context.Context, list []New) (errs []error, err error) {
+	if len(list) > MaxBatch {
+		return nil, fault.Newf(fault.Invalid, "more than %d accounts at once", MaxBatch)
+	}
+	entries := make([]*entry, len(list))
+	failed := make([]error, len(list))
+	free := make(chan struct{}, hashing)
+	var wait sync.WaitGroup
+	for i, n := range list {
+		if n.Token != "" {
+			failed[i] = fault.New(fault.Invalid, "an account from elsewhere takes no token")
+			continue
+		}
+		free <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-free }()
+			entries[i], failed[i] = s.prepare(ctx, n)
+		})
+	}
+	wait.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, fault.Wrap(fault.Busy, err, "accounts")
+	}
+	err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		errs = slices.Clone(failed) // this may run more than once
+		for i, n := range list {
+			if errs[i] != nil {
+				continue
+			}
+			err := s.insert(ctx, tx, n.Addr, entries[i])
+			if err == nil && n.BlockReason != "" {
+				err = s.insertBlock(ctx, tx, n.Addr, n.BlockReason)
+			} else if fault.Is(err, fault.Exists) || fault.Is(err, fault.Refused) || fault.Is(err, fault.Busy) && s.Removing(n.Addr) {
+				errs[i], err = err, nil // of the account alone: nothing of it was written
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range list {
+		if errs[i] == nil && n.BlockReason != "" {
+			s.ended(n.Addr, Blocked)
+		}
+	}
+	return errs, nil
+}
+
+// prepare checks a new account and makes what is kept of it.
+func (s *Store) prepare(ctx context.Context, n New) (*entry, error) {
 	if s.Exists(n.Addr) {
-		return fault.New(fault.Exists, "The account exists already")
+		return nil, fault.New(fault.Exists, "The account exists already")
 	}
 	if s.Blocked(n.Addr) {
-		return errBlocked
+		return nil, errBlocked
 	}
 	hash := n.Hash
 	var err error
@@ -63,10 +139,10 @@ func (s *Store) Create(ctx context.Context, n New) error {
 		err = CheckHash(hash)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := s.now().Unix()
-	e := &entry{hash: hash, created: now, first: 1, limit: n.Limit, token: n.Token, live: &live{}}
+	e := &entry{hash: hash, created: now, first: 1, limit: n.Limit, token: n.Token, largest: max(n.AppendLimit, 0), live: &live{}}
 	if n.CreatedAt > 0 {
 		e.created = min(n.CreatedAt, now)
 	}
@@ -78,7 +154,7 @@ func (s *Store) Create(ctx context.Context, n New) error {
 		e.live.seen.Store(now)
 		e.live.noted.Store(now)
 	}
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error { return s.insert(ctx, tx, n.Addr, e) })
+	return e, nil
 }
 
 var errBlocked = fault.New(fault.Refused, "The address is blocked")
@@ -116,6 +192,11 @@ func (s *Store) insert(ctx context.Context, tx *db.Tx, a address.Addr, e *entry)
 	// Rows may be left from credentials that were removed alone.
 	if _, err := tx.Exec(ctx, "DELETE FROM append_limits WHERE username = ?", wire); err != nil {
 		return err
+	}
+	if e.largest > 0 {
+		if _, err := tx.Exec(ctx, "INSERT INTO append_limits (username, bytes) VALUES (?, ?)", wire, e.largest); err != nil {
+			return err
+		}
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO quotas (username, max_storage, created_at, first_login_at, last_login_at, used_token)
 		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (username) DO UPDATE SET max_storage = excluded.max_storage, created_at = excluded.created_at,

@@ -323,12 +323,11 @@ func (s *Server) perform(ctx context.Context, q request, only []string) (reply R
 		return refusal(http.StatusMethodNotAllowed, q.Resource, fmt.Sprintf("method %.20s is not allowed on %s", q.Method, q.Resource))
 	}
 	status, body, err := m.run(ctx, &call{s: s, resource: q.Resource, body: q.Body})
+	if err != nil && status < http.StatusBadRequest { // else it says more than the kind
+		status = statusOf(err)
+	}
 	if m.Changes {
-		done := status
-		if err != nil {
-			done = statusOf(err)
-		}
-		s.Logger.Info("an operator's change", "method", m.Method, "resource", res.Name, "status", done)
+		s.Logger.Info("an operator's change", "method", m.Method, "resource", res.Name, "status", status)
 	}
 	if err != nil {
 		text := err.Error()
@@ -338,7 +337,7 @@ func (s *Server) perform(ctx context.Context, q request, only []string) (reply R
 		if text == "" {
 			text = "internal error"
 		}
-		return refusal(statusOf(err), q.Resource, text)
+		return refusal(status, q.Resource, text)
 	}
 	return Reply{Status: status, Resource: q.Resource, Body: body, Version: Version()}
 }

@@ -1,6 +1,11 @@
 package adminrpc
 
-import "madmail/internal/settings"
+import (
+	"context"
+
+	"madmail/internal/ops"
+	"madmail/internal/settings"
+)
 
 // Resources returns the table: every resource that this server has, in the order
 // of the documentation. A part that is not built in has no row, and so answers as
@@ -20,6 +25,19 @@ func Resources() []Resource {
 			{Method: "POST", Doc: "Stop and start in the same process.", run: passOn("restart"), Reply: "status, message", Changes: true}}},
 		{Name: "/admin/reload", Methods: []Method{
 			{Method: "POST", Doc: "Read configuration, settings, accounts and certificates anew. Sessions stay.", run: reload, Request: "scope (full, http), wait", Reply: "status, message", Changes: true}}},
+		{Name: "/admin/config", Methods: []Method{
+			{Method: "GET", Doc: "The configuration as it counts, secrets hidden.", run: passOn("config"), Reply: "file, values[{key, value}], notes[], settings[{key, name, value, source, ...}]"}}},
+		{Name: "/admin/upgrade", Methods: []Method{
+			{Method: "GET", Doc: "What runs, what was installed last, and whether the server can upgrade itself.", run: passOn("upgrade.status"),
+				Reply: "version, build, platform, last_upgrade{version, installed_at, source, source_url, signature_ok}, possible, reason"},
+			{Method: "POST", Doc: "Fetch a signed program, verify it and restart with it.", Request: "url (an address, or latest), confirm (true)", Reply: "status, version, previous, signature_ok, message", Changes: true,
+				run: func(ctx context.Context, c *call) (int, any, error) {
+					var p ops.UpgradeRequest
+					if err := c.read(&p); err != nil {
+						return 0, nil, err
+					}
+					return reply(do[any](ctx, c, "upgrade", p))
+				}}}},
 		{Name: "/admin/cache/reload", Methods: []Method{
 			{Method: "POST", Doc: "Read the accounts anew from the database.", run: cacheReload, Reply: "credentials_cache_reloaded, quota_cache_reloaded, message", Changes: true}}},
 
@@ -39,6 +57,7 @@ func Resources() []Resource {
 		{Name: "/admin/services/ss_grpc", Methods: absent(settings.SSGRPCEnabled, "Shadowsocks inside gRPC.", "Shadowsocks inside gRPC")},
 		{Name: "/admin/services/http_proxy", Methods: absent(settings.HTTPProxyEnabled, "An HTTP proxy to the mail ports.", "HTTP proxy")},
 		{Name: "/admin/services/log", Methods: logging()},
+		{Name: "/admin/services/webhooks", Methods: webhooks()},
 
 		{Name: "/admin/settings", Methods: []Method{
 			{Method: "GET", Doc: "All settings at once, as pages read them.", run: allSettings, Reply: "switches as enabled/disabled, settings as {key, value, is_set, restart_required}"}}},

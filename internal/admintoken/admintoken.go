@@ -17,12 +17,18 @@ import (
 // FileName is the file's name in the state directory.
 const FileName = "admin_token"
 
+// ErrDamaged says that there is a file and what it holds is no token.
+var ErrDamaged = fault.WithHint(fault.New(fault.NotFound, "the file admin_token is damaged: it holds no token"), "madmail admin-token --rotate makes a new one; or put back the line of 43 to 128 letters and digits that was there")
+
 // Read returns the token. The error is of kind fault.NotFound when there is no
-// file or it holds no token.
+// file, and ErrDamaged when it holds no token.
 func Read(dir string) (string, error) {
 	data, err := os.ReadFile(filepath.Join(dir, FileName))
-	if errors.Is(err, os.ErrNotExist) || err == nil && !valid(strings.TrimSpace(string(data))) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return "", fault.Newf(fault.NotFound, "admin_token not found in %s", dir)
+	case err == nil && !valid(strings.TrimSpace(string(data))):
+		return "", ErrDamaged
 	}
 	if err != nil {
 		return "", fault.Wrap(fault.Internal, err, "admin token")

@@ -48,6 +48,7 @@ import (
 	"madmail/internal/totals"
 	"madmail/internal/upkeep"
 	"madmail/internal/webimap"
+	"madmail/internal/webhook"
 	"madmail/internal/website"
 )
 
@@ -108,6 +109,7 @@ type App struct {
 	fed    federation
 	readAt atomic.Int64 // when the configuration was read, unix nanoseconds
 	push   *push.Notifier
+	hooks  *webhook.Notifier
 	doors  doors
 	calls  calls
 	admin  atomic.Pointer[admin]
@@ -437,11 +439,14 @@ func (a *App) openFlows(ctx context.Context) error {
 	if err := a.openPush(); err != nil {
 		return err
 	}
-	a.auth = auth.New(auth.Options{Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
+	if err := a.openWebhooks(); err != nil {
+		return err
+	}
+	a.auth = auth.New(auth.Options{Made: a.made, Accounts: a.accounts, Domains: a.domains, Settings: a.settings.Current, Log: a.Log.Logger("auth")})
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Full: a.full, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err

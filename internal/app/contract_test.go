@@ -94,6 +94,8 @@ const (
 	formKey     = `{"selector":"s","domain":"s","dns_name":"s","dns_fqdn":"?s","private_key_path":"s","txt_path":"s","txt":"?s","key_present":"b","generated":"b","publishable":"b","reason?":"s"`
 	formWebmail = `{"status":"enabled|disabled","browser_access_enabled":"b","webimap_enabled":"enabled|disabled","websmtp_enabled":"enabled|disabled","cors_origins":"s","cors_origins_list":["S"],"auto_reflect_origin":"b"}`
 	formFedSet  = `{"enabled":"b","policy":"ACCEPT|REJECT","max_federation_size":"?s","federation_size_effective":"S","federation_size_effective_bytes":"i"}`
+	formHooks   = `{"enabled":"b","url":"s","secret_configured":"b","event_user_registered":"b","event_quota_exceeded":"b","timeout_seconds":"i","retry_attempts":"i",
+		"successful_deliveries":"i","consecutive_failures":"i","dropped_events":"i"}`
 )
 
 // formStatus is /admin/status.
@@ -268,6 +270,20 @@ func TestTheContractOfPages(t *testing.T) {
 		{"GET", "/admin/dkim/check", `{}`, 200, `{"selector":"s","domain":"s","dns_name":"s","dns_fqdn":"s","expected_txt":"s","dns_txt":["S"],"matched":"b","checked":"b","reason?":"s","lookup_error?":"s"}`},
 		{"GET", "/admin/tasks", `{}`, 200, `{"tasks":[{"name":"S","enabled":"b"}]}`},
 		{"POST", "/admin/tasks", `{"task":"purge-seen"}`, 200, `{"task":"purge-seen"}`},
+		{"GET", "/admin/config", `{}`, 200, `{"file":"S","values":[{"key":"S","value":"S"}],"notes":["S"],"settings":[{"key":"S","name":"S","value":"s","source":"S"}]}`},
+		{"GET", "/admin/upgrade", `{}`, 200, `{"version":"S","build":"S","platform":"S","possible":"b","reason?":"S"}`},
+		{"POST", "/admin/upgrade", `{"url":"https://127.0.0.1:1/x"}`, 400, ``},
+		{"POST", "/admin/upgrade", `{"url":"/etc/passwd","confirm":true}`, 400, ``},
+		{"POST", "/admin/upgrade", `{"url":"https://127.0.0.1:1/x","confirm":true}`, 403, ``},
+		{"GET", "/admin/services/webhooks", `{}`, 200, formHooks},
+		{"PUT", "/admin/services/webhooks", `{"url":"http://127.0.0.1:1/h","secret":"quiet","event_user_registered":false,"event_quota_exceeded":false,"timeout_seconds":1,"retry_attempts":0}`, 200, formHooks},
+		{"PUT", "/admin/services/webhooks", `{"colour":"red"}`, 400, ``},
+		{"PUT", "/admin/services/webhooks", `{"url":"http://hooks.example/h"}`, 400, ``},
+		{"PUT", "/admin/services/webhooks", `{"timeout_seconds":31}`, 400, ``},
+		{"PUT", "/admin/services/webhooks", `{"retry_attempts":6}`, 400, ``},
+		{"POST", "/admin/services/webhooks", `{"action":"test"}`, 502, ``},
+		{"POST", "/admin/services/webhooks", `{"action":"burn"}`, 400, ``},
+		{"PUT", "/admin/services/webhooks", `{"url":"","secret":""}`, 200, formHooks},
 		// Pages hide contact links while there are none.
 		{"GET", "/admin/shares", `{}`, 404, ``},
 		{"POST", "/admin/shares", `{"slug":"test-api-share","url":"openpgp4fpr:AAAA"}`, 404, ``},

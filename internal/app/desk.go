@@ -28,6 +28,7 @@ import (
 	"madmail/internal/shadowsocks"
 	"madmail/internal/smtpserver"
 	"madmail/internal/version"
+	"madmail/internal/webhook"
 	"madmail/internal/website"
 )
 
@@ -43,6 +44,8 @@ func (a *App) openDesk(context.Context) error {
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
 		Push:       a.pushFacts, ResetPush: a.push.Reset,
 		Exchangers: a.fed.boxes, Shares: a.shares,
+		Configuration: a.configuration, Upgrades: a.upgrades, Upgrade: a.upgrade,
+		Webhooks: a.webhookFacts, TestWebhook: a.hooks.Test, Registered: func(x address.Addr) { a.hooks.Registered(x, webhook.Admin, false) },
 		Keys: ops.Keys{
 			Records: a.fed.keys.Records, Rotate: a.fed.keys.Rotate, Abandon: a.fed.keys.Abandon,
 			Forget: a.fed.resolver.Reload, TXT: a.fed.resolver.TXT, Data: a.fed.resolver.LookupData, Addresses: names{a.fed.resolver}.LookupAddr,

@@ -108,6 +108,19 @@ func TestTheDoctorLooksAtARealServer(t *testing.T) {
 	if f := look(`["files"]`, true)["files"]; f["level"] != "ok" || f["fixed"] == nil {
 		t.Error(f)
 	}
+	kept, err := os.ReadFile(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(token, []byte("\x00garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f := look(`["admin-token"]`, false)["admin-token"]; f["level"] != "failure" || !strings.Contains(f["evidence"].(string), "damaged") || !strings.Contains(f["next"].(string), "madmail admin-token --rotate") {
+		t.Error(f)
+	}
+	if err := os.WriteFile(token, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	h.lines["primary_domain"] = `"not a domain"`
 	h.write()
 	if f := look(`["configuration"]`, false)["configuration"]; f["level"] != "failure" {

@@ -91,6 +91,43 @@ func TestAServerTakesOverTheFirstVersionByItself(t *testing.T) {
 	}
 }
 
+// TestMuchMailOfTheFirstVersionWaitsForTheOperator: from 100,000 messages on a start does
+// not make clients wait for the import; it takes the tables over and says what to do.
+func TestMuchMailOfTheFirstVersionWaitsForTheOperator(t *testing.T) {
+	h := newHouse(t)
+	h.firstVersion()
+	d, err := sql.Open("sqlite", filepath.Join(h.dir, "imapsql.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Exec(fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 18 UNION ALL SELECT i+1 FROM n WHERE i < %d)
+		INSERT INTO msgs SELECT 1, i, 1700000000, 48, 0, '', '', '1/abc', 1, NULL, 0 FROM n`, 17+importAtStart-1))
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	h.lines["log"] = fmt.Sprintf("%q", log)
+	h.write()
+	h.start()
+	r := h.login("alicealice")
+	if got := do(t, r, "SELECT INBOX"); !strings.Contains(got, "* 0 EXISTS") {
+		t.Errorf("SELECT: %s", got)
+	}
+	if blocked := h.must("accounts.ban-list", "{}"); !strings.Contains(fmt.Sprint(blocked), "mallory12@[127.0.0.1]") {
+		t.Errorf("blocked: %v", blocked)
+	}
+	r.Close()
+	h.stop()
+	text, err := os.ReadFile(log)
+	if err != nil || !strings.Contains(string(text), "waits to be imported") || !strings.Contains(string(text), "madmail import-v1") || !strings.Contains(string(text), "100000") {
+		t.Errorf("%s %v", text, err)
+	}
+	dry, err := ImportV1(t.Context(), h.options(), true, nil)
+	if err != nil || dry.Messages != importAtStart {
+		t.Errorf("%+v, %v", dry, err)
+	}
+}
+
 func TestImportV1WorksWithoutAServer(t *testing.T) {
 	h := newHouse(t)
 	h.firstVersion()

@@ -23,7 +23,7 @@ import (
 func (a *App) openKeeper() error {
 	k, err := upkeep.NewKeeper(upkeep.KeeperOptions{
 		Store: a.store, Accounts: a.accounts, Rules: a.keepingRules, Remove: a.forget,
-		Extra: []upkeep.Task{{
+		Extra: []upkeep.Task{a.blobsTask(), {
 			Name: "expire-push-tokens", Doc: "Forget push tokens that no device renewed in 90 days", Every: 24 * time.Hour,
 			On: func() (bool, string) { return true, "" },
 			Run: func(ctx context.Context, _ time.Duration) (int, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"madmail/internal/authres"
+	"madmail/internal/latency"
 	"madmail/internal/metrics"
 	"madmail/internal/peers"
 	"madmail/internal/smtpserver"
@@ -66,6 +67,35 @@ func (a *App) samples() metrics.Samples {
 	n("madmail_imap_parked_sessions", int64(im.Parked))
 	n("madmail_imap_logins", im.Logins)
 	n("madmail_imap_failed_logins", im.FailedLogins)
+
+	for name, v := range im.Commands {
+		n("madmail_imap_commands", v, name)
+	}
+	a.intake.Results(func(door, result string, v int64) { n("madmail_deliveries", v, door, result) })
+	took := func(name string, c latency.Counts, labels ...string) {
+		p := metrics.Spread{Count: uint64(c.Count), Buckets: make(map[float64]uint64, len(latency.Bounds))}
+		for i, v := range c.Buckets {
+			p.Buckets[latency.Bounds[i].Seconds()] = uint64(v)
+		}
+		s.AddSpread(name, c.Sum.Seconds(), p, labels...)
+	}
+	for operation, c := range a.store.Latencies() {
+		if operation == "usage" {
+			took("madmail_quota_walk_seconds", c)
+			continue
+		}
+		took("madmail_store_latency_seconds", c, operation)
+	}
+	reads, writes := a.db.Latencies()
+	took("madmail_database_latency_seconds", reads, "read")
+	took("madmail_database_latency_seconds", writes, "write")
+	bus := a.bus.Stats()
+	n("madmail_event_wakeups", bus.Woken)
+	n("madmail_event_drops", bus.Merged)
+	hooks := a.hooks.Stats()
+	n("madmail_webhook_events", hooks.Delivered, "delivered")
+	n("madmail_webhook_events", hooks.Failed, "failed")
+	n("madmail_webhook_events", hooks.Dropped, "dropped")
 
 	d, st := a.intake.Stats(), a.store.Stats()
 	bytes, messages := a.quota.Total()

@@ -26,6 +26,9 @@ type Options struct {
 	Now      func() time.Time
 	// Wait delays a refusal; it returns early when ctx ends. nil sleeps.
 	Wait func(ctx context.Context, d time.Duration)
+	// Made, when not nil, is told of each account that was made here: by a first login
+	// or by registering, with a token or without. It must return at once.
+	Made func(a address.Addr, login, token bool)
 }
 
 // Service verifies logins and makes accounts. Make one with New.
@@ -36,6 +39,7 @@ type Service struct {
 	log      *slog.Logger
 	wait     func(ctx context.Context, d time.Duration)
 	throttle *throttle
+	made     func(a address.Addr, login, token bool)
 
 	mu      sync.Mutex // guards the field below
 	flights map[address.Addr]chan struct{}
@@ -45,7 +49,10 @@ type Service struct {
 func New(o Options) *Service {
 	s := &Service{
 		accounts: o.Accounts, domains: o.Domains, settings: o.Settings, log: o.Log, wait: o.Wait,
-		throttle: newThrottle(o.Now), flights: make(map[address.Addr]chan struct{}),
+		throttle: newThrottle(o.Now), flights: make(map[address.Addr]chan struct{}), made: o.Made,
+	}
+	if s.made == nil {
+		s.made = func(address.Addr, bool, bool) {}
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -220,6 +227,7 @@ func (s *Service) create(ctx context.Context, t attempt) (id Identity, again boo
 	switch {
 	case err == nil:
 		s.throttle.reset(t.keys)
+		s.made(t.user, true, false)
 		return Identity{Account: t.user, Created: true}, false, nil
 	case fault.Is(err, fault.Exists) && s.accounts.Exists(t.user):
 		return Identity{}, true, nil // made meanwhile: compare with it
@@ -302,5 +310,9 @@ func (s *Service) Register(ctx context.Context, r Registration) (account.Credent
 			return account.Credentials{}, err
 		}
 	}
-	return s.accounts.CreateRandom(ctx, account.Random{Domain: s.domains.RegistrationFor(r.Host), Token: r.Token})
+	c, err := s.accounts.CreateRandom(ctx, account.Random{Domain: s.domains.RegistrationFor(r.Host), Token: r.Token})
+	if err == nil {
+		s.made(c.Addr, false, r.Token != "")
+	}
+	return c, err
 }

@@ -59,7 +59,7 @@ func (s *shell) accountsExport() *cobra.Command {
 			return s.result("accounts export", m, map[string]any{"count": len(list), "output": file}, func(w io.Writer) { fmt.Fprintln(w, m) })
 		}}
 	c.Flags().StringVarP(&file, "output", "o", "", "write to a `file` that only its owner can read")
-	c.Flags().BoolVar(&full, "full", false, "limits, times and blocks, too")
+	c.Flags().BoolVar(&full, "full", false, "limits of storage and of messages, times and blocks, too")
 	return c
 }
 
@@ -129,6 +129,9 @@ func (s *shell) importFrom(in io.Reader, total *ops.Imported) error {
 		total.Imported += r.Imported
 		total.Skipped += r.Skipped
 		total.Errors = append(total.Errors, r.Errors...)
+		if rows.More() {
+			s.say("%d accounts are imported, %d skipped so far", total.Imported, total.Skipped)
+		}
 		part, octets = part[:0], 0
 		return nil
 	}

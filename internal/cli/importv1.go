@@ -34,14 +34,9 @@ func (s *shell) importV1() *cobra.Command {
 			defer cancel()
 			ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			progress := func(r importer.Report) {
-				if !s.json {
-					fmt.Fprintf(s.err, "%d of %d messages, %s\n", r.Messages, r.Total, units.FormatSize(r.Bytes))
-				}
-			}
 			var r importer.Report
 			err := asOwner(dir, conf.FindRuntimeDir(dir), func() (err error) {
-				r, err = app.ImportV1(ctx, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Env: os.Getenv, Stderr: s.err, Debug: s.debug}, dry, progress)
+				r, err = app.ImportV1(ctx, app.Options{ConfigPath: path, Config: conf, StateDir: s.stateDir, Env: os.Getenv, Stderr: s.err, Debug: s.debug}, dry, s.importing)
 				return err
 			})
 			if errors.Is(err, app.ErrLocked) {
@@ -61,6 +56,11 @@ func (s *shell) importV1() *cobra.Command {
 	c.Flags().BoolVar(&dry, "dry-run", false, "only tell what would be imported, and how much room it takes")
 	c.Flags().Bool("keep", true, "accepted; the files of the first version are always kept")
 	return c
+}
+
+// importing says how far an import is.
+func (s *shell) importing(r importer.Report) {
+	s.say("%d of %d messages, %s", r.Messages, r.Total, units.FormatSize(r.Bytes))
 }
 
 func writeImport(w io.Writer, text string, r importer.Report) {

@@ -1,53 +1,31 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"crypto/ed25519"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"madmail/internal/config"
 	"madmail/internal/fault"
 	"madmail/internal/setup"
-	"madmail/internal/version"
+	"madmail/internal/units"
 )
 
-// tree is the versions of this machine, or of an image below root.
-func tree(root string) (setup.Tree, error) {
-	m := setup.Machine(root)
-	name := config.BinaryName()
-	t := setup.Tree{System: m, Name: name, Dir: "/opt/" + name, Link: "/usr/local/bin/" + name}
-	for _, key := range []string{"MADMAIL_INSTALL_ROOT", "MADMAIL_OPT_ROOT"} {
-		if dir := os.Getenv(key); dir != "" {
-			t.Dir = dir
-			break
-		}
+// tree is the versions of this machine, or of an image below root, and where releases
+// are.
+func (s *shell) tree(root string) (setup.Tree, setup.Releases, error) {
+	_, conf, _ := s.find()
+	from, err := setup.WhereReleases(conf.ReleaseURL, conf.ReleaseKey, os.Getenv)
+	if err != nil {
+		return setup.Tree{}, from, err
 	}
-	if version.ReleaseKey != "" {
-		key, err := base64.StdEncoding.DecodeString(version.ReleaseKey)
-		if err != nil || len(key) != ed25519.PublicKeySize {
-			return t, fault.New(fault.Internal, "this program was built with a key of releases that is none")
-		}
-		t.Key = key
-	}
-	l := setup.Layout{Name: name}.Fill()
-	if _, err := os.Stat(l.Unit()); err == nil && m.Manager && os.Getenv("MADMAIL_VERSION_MANAGER_NO_SERVICE") != "1" {
-		t.Service = func(ctx context.Context, word string) error {
-			if word == "start" {
-				// Several starts in a few seconds are no reason to refuse one. It fails for
-				// a unit that nothing is known of; then there is nothing to reset.
-				_, _ = m.Run(ctx, "systemctl", "reset-failed", l.Service)
-			}
-			_, err := m.Run(ctx, "systemctl", word, l.Service)
-			return err
-		}
-	}
-	return t, nil
+	return setup.Versions(root, config.BinaryName(), from.Key, os.Getenv), from, nil
 }
 
 // switched prints what is used now.
@@ -67,25 +45,51 @@ func (s *shell) switched(command string, r setup.Switched) error {
 func (s *shell) upgrade() *cobra.Command {
 	var root string
 	var unsafe, unsigned bool
-	c := &cobra.Command{Use: "upgrade PATH|URL", Aliases: []string{"update"}, Short: "Let another version of the program run, and go back when it does not start", Args: cobra.ExactArgs(1),
-		Example: "  madmail upgrade https://example.org/madmail-linux-amd64.tar.gz\n  madmail upgrade ./madmail --unsigned",
+	c := &cobra.Command{Use: "upgrade PATH|URL|latest", Aliases: []string{"update"}, Short: "Let another version of the program run, and go back when it does not start", Args: cobra.ExactArgs(1),
+		Example: "  madmail upgrade latest\n  madmail upgrade https://example.org/madmail-linux-amd64.tar.gz\n  madmail upgrade ./madmail --unsigned",
 		RunE: func(_ *cobra.Command, a []string) error {
-			if a[0] == "latest" {
-				return fault.WithHint(fault.New(fault.Refused, "this program does not know where releases are"), "give the path or the URL of one")
+			t, releases, err := s.tree(root)
+			if err != nil {
+				return err
+			}
+			ctx, from := context.Background(), a[0]
+			if from == "latest" {
+				r, err := releases.Latest(ctx, unsafe)
+				if err != nil {
+					return err
+				}
+				s.say("The newest release is %s (%s).", r.Version, r.Asset)
+				from = r.URL
+			}
+			data, source, plain, err := setup.Fetch(ctx, from, unsafe, s.fetching())
+			if err != nil {
+				return err
+			}
+			if plain {
+				if unsigned {
+					return fault.WithHint(fault.New(fault.Refused, "without TLS and without a signature it can be anybody's program"), "use https, or a release that is signed")
+				}
+				s.say("Warning: it came without TLS. Its signature counts.")
+			}
+			p, err := t.Check(data, unsigned)
+			if err != nil {
+				return err
+			}
+			if p.Archived {
+				s.say("Extracting %s binary from archive", t.Name)
+			}
+			if p.Signed {
+				s.say("Signature verification successful")
+			}
+			if root == "" { // an image may be of another machine
+				if err := t.Try(ctx, p); err != nil {
+					return err
+				}
 			}
 			if err := mayChange(root); err != nil {
 				return err
 			}
-			t, err := tree(root)
-			if err != nil {
-				return err
-			}
-			ctx := context.Background()
-			data, source, err := setup.Fetch(ctx, a[0], unsafe)
-			if err != nil {
-				return err
-			}
-			v, err := t.Add(ctx, data, source, a[0], unsigned)
+			v, err := t.Keep(ctx, p, source, from)
 			if err != nil {
 				return err
 			}
@@ -95,10 +99,106 @@ func (s *shell) upgrade() *cobra.Command {
 			}
 			return s.switched("upgrade", r)
 		}}
-	c.Flags().BoolVar(&unsafe, "accept-unsafe-https", false, "take any certificate, and http; the signature still counts")
+	c.Flags().BoolVar(&unsafe, "accept-unsafe-https", false, "take any certificate; the signature still counts")
 	c.Flags().BoolVar(&unsigned, "unsigned", false, "take a program without a signature of a release, such as your own build")
 	c.Flags().StringVar(&root, "root", "", "do it below this `directory`, for an image of a machine")
 	return c
+}
+
+// say tells a person what is done; programs read the result.
+func (s *shell) say(format string, args ...any) {
+	if !s.json {
+		fmt.Fprintf(s.err, format+"\n", args...)
+	}
+}
+
+// fetching tells how far a download is: at each tenth, or each 4 MiB when nobody knows
+// how much it is. Short ones are over before.
+func (s *shell) fetching() setup.Progress {
+	const part = 4 << 20
+	var told int64
+	return func(got, total int64) {
+		step := max(total/10, part)
+		if got/step <= told {
+			return
+		}
+		told = got / step
+		if total > 0 {
+			s.say("Fetched %s of %s", units.FormatSize(got), units.FormatSize(total))
+		} else {
+			s.say("Fetched %s", units.FormatSize(got))
+		}
+	}
+}
+
+// versionRow is a version that is kept here, released, or both.
+type versionRow struct {
+	setup.Version
+	Source       string `json:"source"` // local, remote or both
+	Installed    bool   `json:"installed"`
+	RemoteLatest bool   `json:"remote_latest"`
+	PublishedAt  string `json:"published_at,omitempty"`
+	Asset        string `json:"asset,omitempty"`
+	AssetSize    int64  `json:"asset_size,omitempty"`
+}
+
+func (s *shell) versionsList(root string, remote bool) error {
+	t, releases, err := s.tree(root)
+	if err != nil {
+		return err
+	}
+	all, err := t.List()
+	if err != nil {
+		return err
+	}
+	if !remote {
+		return s.result("versions list", "", map[string]any{"install_root": t.Dir, "versions": all, "current": t.Current()}, func(w io.Writer) {
+			if len(all) == 0 {
+				fmt.Fprintln(w, "No versions are kept here.")
+			}
+			for _, v := range all {
+				fmt.Fprintf(w, "%s %s\t%s\n", mark(v), v.Version, installedAt(v))
+			}
+		})
+	}
+	offered, err := releases.List(context.Background(), false)
+	if err != nil {
+		return err
+	}
+	rows := []versionRow{}
+	for i, r := range offered {
+		row := versionRow{Version: setup.Version{Version: r.Version}, Source: "remote", RemoteLatest: i == 0, PublishedAt: r.PublishedAt, Asset: r.Asset, AssetSize: r.Size}
+		if at := slices.IndexFunc(all, func(v setup.Version) bool { return v.Version == r.Version }); at >= 0 {
+			row.Version, row.Source, row.Installed = all[at], "both", true
+			all = slices.Delete(all, at, at+1)
+		}
+		rows = append(rows, row)
+	}
+	for _, v := range all {
+		rows = append(rows, versionRow{Version: v, Source: "local", Installed: true})
+	}
+	return s.result("versions list", "", map[string]any{"install_root": t.Dir, "versions": rows, "current": t.Current()}, func(w io.Writer) {
+		if len(rows) == 0 {
+			fmt.Fprintln(w, "No versions are kept here, and none is released for this machine.")
+		}
+		for _, r := range rows {
+			fmt.Fprintf(w, "%s %s\t%s\t%s\n", mark(r.Version), r.Version.Version, r.Source, cmp.Or(r.PublishedAt, installedAt(r.Version)))
+		}
+	})
+}
+
+func mark(v setup.Version) string {
+	if v.Active {
+		return "*"
+	}
+	return " "
+}
+
+func installedAt(v setup.Version) string {
+	if v.Meta == nil {
+		return ""
+	}
+	return v.Meta.InstalledAt
 }
 
 func (s *shell) versions() *cobra.Command {
@@ -107,7 +207,7 @@ func (s *shell) versions() *cobra.Command {
 	var keep int
 	with := func(f func(t setup.Tree, a []string) error) func(*cobra.Command, []string) error {
 		return func(_ *cobra.Command, a []string) error {
-			t, err := tree(root)
+			t, _, err := s.tree(root)
 			if err != nil {
 				return err
 			}
@@ -120,28 +220,10 @@ func (s *shell) versions() *cobra.Command {
 		}
 		return "", fault.WithHint(fault.New(fault.NotFound, "no version is kept here"), "madmail upgrade PATH keeps one")
 	}
-	list := &cobra.Command{Use: "list", Short: "List the versions that are kept here", Args: cobra.NoArgs, Example: "  madmail versions list",
-		RunE: with(func(t setup.Tree, _ []string) error {
-			all, err := t.List()
-			if err != nil {
-				return err
-			}
-			return s.result("versions list", "", map[string]any{"install_root": t.Dir, "versions": all, "current": t.Current()}, func(w io.Writer) {
-				if len(all) == 0 {
-					fmt.Fprintln(w, "No versions are kept here.")
-				}
-				for _, v := range all {
-					mark, at := " ", ""
-					if v.Active {
-						mark = "*"
-					}
-					if v.Meta != nil {
-						at = v.Meta.InstalledAt
-					}
-					fmt.Fprintf(w, "%s %s\t%s\n", mark, v.Version, at)
-				}
-			})
-		})}
+	var remote bool
+	list := &cobra.Command{Use: "list", Short: "List the versions that are kept here, with --remote also the releases", Args: cobra.NoArgs, Example: "  madmail versions list\n  madmail versions list --remote --json",
+		RunE: func(*cobra.Command, []string) error { return s.versionsList(root, remote) }}
+	list.Flags().BoolVar(&remote, "remote", false, "ask where releases are, too")
 	now := &cobra.Command{Use: "current", Short: "Print the version in use", Args: cobra.NoArgs, Example: "  madmail versions current",
 		RunE: with(func(t setup.Tree, _ []string) error {
 			id, err := current(t)

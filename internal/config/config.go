@@ -94,6 +94,9 @@ type Config struct {
 	WWWDir       string `toml:"www_dir"`
 	WWWStrict    bool   `toml:"www_strict"`
 
+	ReleaseURL string `toml:"release_url"`
+	ReleaseKey string `toml:"release_key"`
+
 	AutoCreate string `toml:"auth_auto_create" kind:"bool" setting:"__REGISTRATION_OPEN__"`
 
 	IrohEnable        bool   `toml:"iroh_enable"`
@@ -703,6 +706,31 @@ func (c *Config) UnusedAfter() time.Duration {
 		return 0
 	}
 	return d
+}
+
+// Value is one line of a configuration that says something.
+type Value struct {
+	Key   string `json:"key"`
+	Value string `json:"value"` // "***" of a secret
+}
+
+// Values are the lines that were read or derived, in the order of the documentation,
+// without secrets.
+func (c *Config) Values() []Value {
+	list := []Value{}
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("toml")
+		if key == "" || v.Field(i).IsZero() {
+			continue
+		}
+		text := fmt.Sprint(v.Field(i).Interface())
+		if slices.ContainsFunc([]string{"secret", "password", "token", "dsn"}, func(word string) bool { return strings.Contains(key, word) }) {
+			text = "***"
+		}
+		list = append(list, Value{key, text})
+	}
+	return list
 }
 
 // LogTargets splits log into its targets; nil means that nothing is said.

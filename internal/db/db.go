@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"madmail/internal/fault"
+	"madmail/internal/latency"
 	"madmail/internal/logging"
 	"madmail/internal/task"
 )
@@ -59,12 +60,17 @@ type DB struct {
 	w      *sql.Conn            // used by the writing goroutine only
 	wSQL   map[string]*sql.Stmt // likewise
 
+	reads, writes latency.Histogram
+
 	queue   chan *job
 	closing chan struct{}
 	gone    chan struct{} // closed when the writing goroutine has ended
 	once    sync.Once
 	tasks   task.Group
 }
+
+// Latencies return how long reads and writes took since Open, waiting included.
+func (d *DB) Latencies() (reads, writes latency.Counts) { return d.reads.Read(), d.writes.Read() }
 
 // ChoosePath returns the database file for a state directory: configured when
 // not empty (relative to stateDir), else an existing credentials.db, else an
@@ -198,6 +204,7 @@ const readTimeout = 30 * time.Second
 // Read runs f on one read connection. All its queries see the same state of
 // the database. The Q is valid until f returns.
 func (d *DB) Read(ctx context.Context, f func(ctx context.Context, q *Q) error) error {
+	defer d.reads.Since(time.Now())
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, readTimeout)

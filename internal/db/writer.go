@@ -71,6 +71,7 @@ func (t *Tx) AfterCommit(f func()) { t.job.after = append(t.job.after, f) }
 // Errors are those of f; fault.Busy when the database cannot be written now
 // or is closing.
 func (d *DB) Write(ctx context.Context, f func(ctx context.Context, tx *Tx) error) error {
+	defer d.writes.Since(time.Now())
 	j := &job{ctx: context.WithoutCancel(ctx), f: f, done: make(chan struct{})}
 	if err := ctx.Err(); err != nil {
 		return fault.Wrap(fault.Busy, err, "db: write")

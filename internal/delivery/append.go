@@ -41,6 +41,7 @@ func (b reserved) Close() error {
 func (s *Service) Spool(ctx context.Context, t mailbox.Target, r io.Reader, size int64) (mailbox.Arrival, error) {
 	b, err := s.reserve(ctx, t.Box.Account, r, size)
 	if err != nil {
+		s.note(Append, err, 1)
 		s.refused.Add(1)
 		return mailbox.Arrival{}, err
 	}
@@ -51,7 +52,7 @@ func (s *Service) reserve(ctx context.Context, a address.Addr, r io.Reader, size
 	if size > s.MaxSize(Append) || s.tooBigFor(a, size) {
 		return nil, errTooBig
 	}
-	room, err := s.Quota.Reserve(a, size)
+	room, err := s.room(Append, a, size)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +76,7 @@ func (s *Service) Commit(ctx context.Context, to mailbox.Box, list []mailbox.Arr
 		bare[i] = a
 	}
 	placed, err := s.Store.Add(ctx, to, bare, replaced)
+	s.note(Append, err, len(list))
 	if err != nil {
 		s.refused.Add(int64(len(list)))
 		return nil, err

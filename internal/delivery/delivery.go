@@ -59,8 +59,11 @@ type Options struct {
 	// Delivered, when not nil, is told of each account that got a message from somebody
 	// else. It must return at once.
 	Delivered func(to address.Addr)
-	Logger    *slog.Logger
-	Now       func() time.Time
+	// Full, when not nil, is told of each message of size octets that did not fit into a
+	// mailbox. It must return at once.
+	Full   func(to address.Addr, size int64, via Via)
+	Logger *slog.Logger
+	Now    func() time.Time
 }
 
 // Service is the intake. All methods may be called from many goroutines.
@@ -68,6 +71,54 @@ type Service struct {
 	Options
 	repeats                                     repeats
 	accepted, refused, stored, queued, repeated atomic.Int64
+	results                                     [len(rules)][len(resultWords)]atomic.Int64
+}
+
+// resultWords are what becomes of a message, by the kind of its error.
+var resultWords = [...]string{"accepted", "error", "invalid", "denied", "refused", "unencrypted", "unknown", "exists", "too_big", "full", "busy"}
+
+func result(err error) int {
+	if err == nil {
+		return 0
+	}
+	switch fault.KindOf(err) {
+	case fault.Invalid:
+		return 2
+	case fault.Denied:
+		return 3
+	case fault.Refused:
+		return 4
+	case fault.Unencrypted:
+		return 5
+	case fault.NotFound:
+		return 6
+	case fault.Exists:
+		return 7
+	case fault.TooBig:
+		return 8
+	case fault.Full:
+		return 9
+	case fault.Busy:
+		return 10
+	}
+	return 1
+}
+
+// note counts what became of n messages.
+func (s *Service) note(via Via, err error, n int) {
+	s.results[via][result(err)].Add(int64(n))
+}
+
+// Results calls f with each count of messages by door and result. What is 0 is left out,
+// but not the accepted ones.
+func (s *Service) Results(f func(door, result string, n int64)) {
+	for v := range s.results {
+		for r := range s.results[v] {
+			if n := s.results[v][r].Load(); n > 0 || r == 0 {
+				f(Via(v).String(), resultWords[r], n)
+			}
+		}
+	}
 }
 
 // New checks o and returns the intake.
@@ -142,6 +193,7 @@ func (s *Service) Check(_ context.Context, e *Envelope, to address.Addr) error {
 // that exist are full, fault.Busy when the disk is full.
 func (s *Service) Accept(ctx context.Context, e *Envelope, r io.Reader) (Result, error) {
 	res, err := s.accept(ctx, e, r)
+	s.note(e.Via, err, 1)
 	if err != nil {
 		s.refused.Add(1)
 		s.Logger.DebugContext(ctx, "message refused", "via", e.Via.String(), "from", e.From, "kind", fault.KindOf(err).String(), "err", err)
@@ -251,7 +303,16 @@ func (s *Service) admit(via Via, to address.Addr, size int64) (*quota.Reservatio
 	if s.tooBigFor(to, size) {
 		return nil, errTooBig
 	}
-	return s.Quota.Reserve(to, size)
+	return s.room(via, to, size)
+}
+
+// room sets room aside.
+func (s *Service) room(via Via, to address.Addr, size int64) (*quota.Reservation, error) {
+	r, err := s.Quota.Reserve(to, size)
+	if err != nil && s.Full != nil {
+		s.Full(to, size, via)
+	}
+	return r, err
 }
 
 var errTooBig = fault.New(fault.TooBig, "Message exceeds maximum size")

@@ -667,7 +667,11 @@ func adminToken(ctx context.Context, f *Facts) Finding {
 	token, err := f.Token()
 	switch {
 	case err != nil:
-		return Finding{Level: Failure, Finding: "there is no usable admin token", Evidence: err.Error(), Next: "madmail admin-token"}
+		found := Finding{Level: Failure, Finding: "there is no usable admin token", Evidence: err.Error(), Next: "madmail admin-token"}
+		if hint := fault.HintOf(err); hint != "" {
+			found.Next = hint
+		}
+		return found
 	case token == "disabled":
 		return Finding{Level: OK, Finding: "the admin API is switched off"}
 	case !f.Running || f.AdminURL == "":

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"madmail/internal/admintoken"
 	"madmail/internal/fault"
 )
 
@@ -163,6 +164,7 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"registration", Facts{Registration: reg(true, true, true)}, Note, "token"},
 		{"registration", Facts{Registration: reg(true, false, false)}, Note, "first login makes no account"},
 		{"admin-token", Facts{Token: token("", fault.New(fault.NotFound, "gone"))}, Failure, "no usable"},
+		{"admin-token", Facts{Token: token("", admintoken.ErrDamaged)}, Failure, "no usable"},
 		{"admin-token", Facts{Token: token("disabled", nil)}, OK, "switched off"},
 		{"admin-token", Facts{Token: token("t", nil), Running: true, AdminURL: answers(t, 0, `{"status":200}`)}, OK, "takes the token"},
 		{"admin-token", Facts{Token: token("t", nil), Running: true, AdminURL: answers(t, 0, `{"status":401}`)}, Failure, "refuses"},

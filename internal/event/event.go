@@ -22,7 +22,9 @@ import (
 // Waker is told that something changed. Wake must return at once: set a flag,
 // fill a slot, poke a deadline. It may be called from any goroutine, also once
 // more just after the subscription was cancelled.
-type Waker interface{ Wake() }
+//
+// It reports whether that is news: false when it was told before and has not looked yet.
+type Waker interface{ Wake() bool }
 
 // shards spreads locks; a power of two.
 const shards = 64
@@ -31,7 +33,18 @@ const shards = 64
 type Bus struct {
 	shard    [shards]shard
 	accounts atomic.Int64 // subscriptions of whole accounts
+
+	woken, merged atomic.Int64
 }
+
+// Stats are counts since New.
+type Stats struct {
+	Woken  int64 // calls of Wake
+	Merged int64 // of them, those that were no news
+}
+
+// Stats returns the counts.
+func (b *Bus) Stats() Stats { return Stats{b.woken.Load(), b.merged.Load()} }
 
 type shard struct {
 	mu sync.RWMutex // guards the field below
@@ -115,6 +128,9 @@ func (b *Bus) publish(box mailbox.Box) {
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
 	for _, s := range sh.m[box] {
-		s.waker.Wake()
+		b.woken.Add(1)
+		if !s.waker.Wake() {
+			b.merged.Add(1)
+		}
 	}
 }

@@ -11,7 +11,23 @@ import (
 
 type counter struct{ n atomic.Int64 }
 
-func (c *counter) Wake() { c.n.Add(1) }
+func (c *counter) Wake() bool { return c.n.Add(1) == 1 }
+
+// TestWakeupsThatAreNoNewsAreCounted: the bus says how many came while the one before was
+// not looked at yet.
+func TestWakeupsThatAreNoNewsAreCounted(t *testing.T) {
+	b, c := New(), &counter{}
+	inbox := box(t, "a@example.org", mailbox.Inbox)
+	s := b.Subscribe(inbox, c)
+	for range 5 {
+		b.Publish(inbox)
+	}
+	s.Close()
+	b.Publish(inbox)
+	if got := b.Stats(); got != (Stats{Woken: 5, Merged: 4}) || c.n.Load() != 5 {
+		t.Errorf("%+v", got)
+	}
+}
 
 func box(t *testing.T, addr, name string) mailbox.Box {
 	t.Helper()

@@ -39,12 +39,14 @@ type told struct {
 type stirring session
 
 // Wake implements event.Waker.
-func (w *stirring) Wake() {
+func (w *stirring) Wake() bool {
 	c := (*session)(w)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	news := !c.stirred
 	c.stirred = true
 	c.interrupt()
+	return news
 }
 
 // notify answers NOTIFY (RFC 5465 section 3.1). Each replaces the one before.

@@ -180,7 +180,8 @@ type Server struct {
 	stopping  bool
 
 	logins, failedLogins atomic.Int64
-	refusing             atomic.Int64 // connections, now
+	commands             map[string]*atomic.Int64 // by name; never changed after New
+	refusing             atomic.Int64             // connections, now
 }
 
 // Stats are counts since the start.
@@ -188,6 +189,18 @@ type Stats struct {
 	Sessions, Idle       int // now
 	Parked               int // of them, without a goroutine
 	Logins, FailedLogins int64
+	Commands             map[string]int64 // by name; "other" are those that are unknown
+}
+
+const otherCommand = "other"
+
+// count counts a command.
+func (s *Server) count(name string) {
+	n, ok := s.commands[name]
+	if !ok {
+		n = s.commands[otherCommand]
+	}
+	n.Add(1)
 }
 
 // New checks opt and returns a server without listeners.
@@ -205,6 +218,10 @@ func New(opt Options) (*Server, error) {
 		opt.Logger.Error("an IMAP session panicked", "panic", fmt.Sprint(v), "stack", string(stack))
 	}
 	s.woken.Panicked = s.group.Panicked
+	s.commands = map[string]*atomic.Int64{otherCommand: new(atomic.Int64)}
+	for name := range handlers {
+		s.commands[name] = new(atomic.Int64)
+	}
 	return s, nil
 }
 
@@ -212,7 +229,10 @@ func New(opt Options) (*Server, error) {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Sessions: len(s.sessions), Logins: s.logins.Load(), FailedLogins: s.failedLogins.Load()}
+	st := Stats{Sessions: len(s.sessions), Logins: s.logins.Load(), FailedLogins: s.failedLogins.Load(), Commands: make(map[string]int64, len(s.commands))}
+	for name, n := range s.commands {
+		st.Commands[name] = n.Load()
+	}
 	for c := range s.sessions {
 		if c.idling.Load() {
 			st.Idle++

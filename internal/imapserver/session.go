@@ -215,13 +215,15 @@ var (
 )
 
 // Wake implements event.Waker: it interrupts the wait of IDLE.
-func (c *session) Wake() {
+func (c *session) Wake() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	news := !c.woken
 	c.woken = true
 	if c.pushed {
 		c.interrupt()
 	}
+	return news
 }
 
 // due reports whether there is something to tell a client that has not spoken.
@@ -615,6 +617,7 @@ func (c *session) parseCommand(text string, literals [][]byte) *command {
 // serve runs a command and answers it.
 func (c *session) serve(cmd *command) error {
 	h, found := handlers[cmd.name]
+	c.srv.count(cmd.name)
 	var r response
 	switch {
 	case cmd.p.Err() != nil:

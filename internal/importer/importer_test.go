@@ -678,6 +678,30 @@ func TestAnIndexThatIsNoneIsRefused(t *testing.T) {
 	}
 }
 
+// TestSomebodyIsToldHowFarAnImportIs: at most once in a second, with numbers that rise.
+func TestSomebodyIsToldHowFarAnImportIs(t *testing.T) {
+	o, names := small(t)
+	u := o.open(names...)
+	opt := u.options()
+	now := time.Unix(1_700_000_000, 0)
+	opt.Now = func() time.Time { now = now.Add(600 * time.Millisecond); return now }
+	var told []Report
+	var at []time.Time
+	opt.Progress = func(r Report) { told, at = append(told, r), append(at, now) }
+	r, err := Run(t.Context(), opt)
+	if err != nil || r.Messages == 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if len(told) < 2 {
+		t.Fatal(len(told), "reports")
+	}
+	for i := 1; i < len(told); i++ {
+		if told[i].Messages < told[i-1].Messages || told[i].Messages > told[i].Total || at[i].Sub(at[i-1]) < time.Second {
+			t.Errorf("%+v after %+v", told[i], told[i-1])
+		}
+	}
+}
+
 // Known failure A5: an upgrade from the first version drops all mail.
 func TestAHundredThousandMessagesKeepTheirUIDs(t *testing.T) {
 	const users, each = 20, 5000

@@ -22,14 +22,18 @@ type Kind uint8
 
 // The kinds.
 const (
-	Counter Kind = iota // goes up, and begins anew with the process
-	Gauge               // as it is now
+	Counter   Kind = iota // goes up, and begins anew with the process
+	Gauge                 // as it is now
+	Histogram             // how many took how long, in seconds
 )
 
 // String returns the kind as monitoring systems call it.
 func (k Kind) String() string {
-	if k == Counter {
+	switch k {
+	case Counter:
 		return "counter"
+	case Histogram:
+		return "histogram"
 	}
 	return "gauge"
 }
@@ -63,6 +67,8 @@ var Table = []Metric{
 	{"madmail_imap_parked_sessions", Gauge, "IMAP sessions that wait without a goroutine.", nil},
 	{"madmail_imap_logins", Counter, "IMAP logins.", nil},
 	{"madmail_imap_failed_logins", Counter, "IMAP logins refused.", nil},
+	{"madmail_imap_commands", Counter, "IMAP commands, by name; all that are unknown as one.", []string{"command"}},
+	{"madmail_deliveries", Counter, "Messages that came to a door, by what became of them.", []string{"door", "result"}},
 	{"madmail_messages_accepted", Counter, "Messages taken, by any door.", nil},
 	{"madmail_messages_refused", Counter, "Messages refused after they were read.", nil},
 	{"madmail_messages_repeated", Counter, "Copies that another server sent again and that were there.", nil},
@@ -78,6 +84,11 @@ var Table = []Metric{
 	{"madmail_store_syncs", Counter, "Writes of the journal to disk.", nil},
 	{"madmail_store_checkpoints", Counter, "Checkpoints of the journal.", nil},
 	{"madmail_store_operations", Counter, "Changes of mailboxes.", nil},
+	{"madmail_store_latency_seconds", Histogram, "How long the store takes, by what it does; writes are on disk then.", []string{"operation"}},
+	{"madmail_database_latency_seconds", Histogram, "How long the database takes, waiting for a turn included.", []string{"operation"}},
+	{"madmail_quota_walk_seconds", Histogram, "How long it takes to measure the mail of an account on disk.", nil},
+	{"madmail_event_wakeups", Counter, "Times that a session that waits for mail was woken.", nil},
+	{"madmail_event_drops", Counter, "Of those, the ones that came while the one before was not looked at yet, and are one with it. No change is lost.", nil},
 	{"madmail_store_mailboxes_loaded", Gauge, "Mailboxes held in memory.", nil},
 	{"madmail_disk_free_bytes", Gauge, "Room on the file system of the state directory.", nil},
 	{"madmail_disk_total_bytes", Gauge, "Size of that file system.", nil},
@@ -118,6 +129,7 @@ var Table = []Metric{
 	{"madmail_webimap_closed", Counter, "Sockets and answers cut off, and requests over a limit, by reason.", []string{"reason"}},
 	{"madmail_push_pending", Gauge, "Clients still to be woken.", nil},
 	{"madmail_push_notifications", Counter, "Requests to the notification service, by result.", []string{"result"}},
+	{"madmail_webhook_events", Counter, "Events for the operator's webhook, by what became of them.", []string{"result"}},
 	{"madmail_certificate_expiry_seconds", Gauge, "When the certificate runs out, in unix time.", nil},
 	{"madmail_dns_lookups", Counter, "Questions to the resolver, by where the answer came from.", []string{"source"}},
 }
@@ -127,13 +139,25 @@ type Samples map[string][]Sample
 
 // Sample is one number.
 type Sample struct {
-	Value  float64
+	Value  float64  // of a histogram its sum
 	Labels []string // in the order of the metric
+	Spread *Spread  // of a histogram
+}
+
+// Spread is the counts of a histogram: of all, and of those up to each bound in seconds.
+type Spread struct {
+	Count   uint64
+	Buckets map[float64]uint64
 }
 
 // Add adds a number.
 func (s Samples) Add(name string, value float64, labels ...string) {
-	s[name] = append(s[name], Sample{value, labels})
+	s[name] = append(s[name], Sample{Value: value, Labels: labels})
+}
+
+// AddSpread adds a histogram.
+func (s Samples) AddSpread(name string, sum float64, p Spread, labels ...string) {
+	s[name] = append(s[name], Sample{sum, labels, &p})
 }
 
 // collector hands the numbers to the library.
@@ -158,7 +182,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			kind = prometheus.GaugeValue
 		}
 		for _, s := range all[m.Name] {
-			x, err := prometheus.NewConstMetric(c.descs[i], kind, s.Value, s.Labels...)
+			var x prometheus.Metric
+			var err error
+			if m.Kind == Histogram && s.Spread != nil {
+				x, err = prometheus.NewConstHistogram(c.descs[i], s.Spread.Count, s.Value, s.Spread.Buckets, s.Labels...)
+			} else {
+				x, err = prometheus.NewConstMetric(c.descs[i], kind, s.Value, s.Labels...)
+			}
 			if err != nil {
 				x = prometheus.NewInvalidMetric(c.descs[i], err)
 			}

@@ -40,9 +40,16 @@ func TestTheText(t *testing.T) {
 		s.Add("maddy_smtp_failed_commands", 2, "smtp", "RCPT", "550", "5.1.1")
 		return s
 	}}
+	spread := o.Samples
+	o.Samples = func() Samples {
+		s := spread()
+		s.AddSpread("madmail_store_latency_seconds", 0.5, Spread{Count: 3, Buckets: map[float64]uint64{0.1: 2, 1: 3}}, "deliver")
+		return s
+	}
 	text := get(t, o, nil).Body.String()
 	for _, want := range []string{
-		"# TYPE madmail_accounts gauge\nmadmail_accounts 7\n", `maddy_smtp_failed_commands{command="RCPT",module="smtp",smtp_code="550",smtp_enchcode="5.1.1"} 2`, "go_goroutines", "process_resident_memory_bytes",
+		"# TYPE madmail_accounts gauge\nmadmail_accounts 7\n", `maddy_smtp_failed_commands{command="RCPT",module="smtp",smtp_code="550",smtp_enchcode="5.1.1"} 2`, "go_goroutines",
+		`madmail_store_latency_seconds_bucket{operation="deliver",le="0.1"} 2`, `madmail_store_latency_seconds_count{operation="deliver"} 3`, `madmail_store_latency_seconds_sum{operation="deliver"} 0.5`, "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)

@@ -64,6 +64,17 @@ type Desk struct {
 	Exchangers *exchange.Store
 	// Shares are the contact links.
 	Shares *share.Store
+	// Webhooks tells how those go, TestWebhook tries them, and Registered tells them of an
+	// account that the operator made.
+	Webhooks    func() WebhookFacts
+	TestWebhook func(ctx context.Context) error
+	Registered  func(a address.Addr)
+	// Configuration is the file as it counts.
+	Configuration func() Configuration
+	// Upgrades tells what runs and where it came from; Upgrade takes another program from
+	// an address, or from where releases are with "latest", and lets it run.
+	Upgrades func() Upgrades
+	Upgrade  func(ctx context.Context, from string) (Upgraded, error)
 	// Keys sign what goes there.
 	Keys Keys
 	// Boxes are the mailboxes, and Append puts a message into one, under the rules for
@@ -248,6 +259,11 @@ func NewTable(d *Desk) Table {
 	d.defineDKIM(t)
 	d.defineExchangers(t)
 	d.defineSharing(t)
+	Define(t, "config", "Show the configuration as it counts", d.configuration)
+	Define(t, "upgrade.status", "Tell what runs, and what was installed last", func(context.Context, none) (Upgrades, error) { return d.Upgrades(), nil })
+	Define(t, "upgrade", "Fetch, verify and run another version of the program", d.upgrade)
+	Define(t, "webhooks", "Show or change whom the server tells of accounts", d.webhooks)
+	Define(t, "webhooks.test", "Send a trial event to the webhook", d.webhookTest)
 	d.defineMailboxes(t)
 	Define(t, "doctor", "Look for usual troubles", d.doctor)
 	Define(t, "backup", "Copy the state while the server works", d.backup)
@@ -424,6 +440,7 @@ func (d *Desk) create(ctx context.Context, u User) (Created, error) {
 			return Created{}, err
 		}
 	}
+	d.Registered(a)
 	return Created{Username: a.Wire(), Email: a.Wire()}, nil
 }
 
@@ -432,6 +449,7 @@ func (d *Desk) createRandom(ctx context.Context, _ none) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
+	d.Registered(c.Addr)
 	return Created{Username: c.Addr.Local(), Email: c.Addr.Wire(), Password: string(c.Password), DCLogin: d.Link(c.Addr, string(c.Password))}, nil
 }
 

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -101,7 +102,7 @@ func TestAccountsMoveToAnotherServer(t *testing.T) {
 	from.must("accounts.create", `{"username":"bob","password":"bob-secret"}`)
 	from.must("accounts.block", `{"username":"bob","reason":"spam"}`)
 	from.must("quota.set", `{"username":"alice","max_bytes":4096}`)
-	if err := from.accounts.LoggedIn(t.Context(), addr(t, "alice@example.org")); err != nil {
+	if err := errors.Join(from.accounts.LoggedIn(t.Context(), addr(t, "alice@example.org")), from.accounts.SetAppendLimit(t.Context(), addr(t, "alice@example.org"), 9000)); err != nil {
 		t.Fatal(err)
 	}
 	for _, x := range from.must("accounts.export", "")["users"].([]any) {
@@ -122,6 +123,9 @@ func TestAccountsMoveToAnotherServer(t *testing.T) {
 	got := to.must("accounts.import", string(raw))
 	if got["imported"] != 4.0 || got["skipped"] != 4.0 || len(got["errors"].([]any)) != 2 {
 		t.Errorf("%v", got)
+	}
+	if n := to.accounts.AppendLimit(addr(t, "alice@example.org")); n != 9000 {
+		t.Error("the largest message of an account did not move with it:", n)
 	}
 	if again := to.must("accounts.import", string(raw)); again["imported"] != 0.0 || again["skipped"] != 8.0 {
 		t.Errorf("a second time: %v", again)

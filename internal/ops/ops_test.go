@@ -119,7 +119,10 @@ func newHouse(t testing.TB) *house {
 		t.Fatal(err)
 	}
 	h.Table = NewTable(&Desk{
-		Accounts: h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
+		Registered: func(address.Addr) {}, Webhooks: func() WebhookFacts { return WebhookFacts{Delivered: 3} }, TestWebhook: func(context.Context) error { return nil },
+		Configuration: func() Configuration { return Configuration{Values: []ConfigValue{}, Notes: []string{}} },
+		Upgrades:      func() Upgrades { return Upgrades{Reason: "there is no tree"} },
+		Accounts:      h.accounts, Domains: domains, Settings: h.settings, Where: Where{StateDir: h.dir, Database: d.Path()},
 		Usage: func(_ context.Context, a address.Addr) (int64, int64, int64, error) {
 			return h.used[a.Local()], h.used[a.Local()] / 10, h.accounts.Limit(a), nil
 		},

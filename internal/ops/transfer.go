@@ -3,8 +3,9 @@ package ops
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
+	"slices"
 	"strings"
-	"sync"
 
 	"madmail/internal/account"
 	"madmail/internal/fault"
@@ -13,15 +14,17 @@ import (
 // Transfer is an account on its way from or to another server. Times are unix
 // seconds.
 type Transfer struct {
-	Username   string  `json:"username"`
-	Hash       string  `json:"hash,omitempty"`
-	Password   string  `json:"password,omitempty"`
-	MaxStorage int64   `json:"max_storage,omitempty"` // 0 default, negative none
-	CreatedAt  *int64  `json:"created_at,omitempty"`
-	FirstLogin *int64  `json:"first_login_at,omitempty"`
-	LastLogin  *int64  `json:"last_login_at,omitempty"`
-	Blocked    *bool   `json:"blocked,omitempty"`
-	Reason     *string `json:"block_reason,omitempty"`
+	Username   string `json:"username"`
+	Hash       string `json:"hash,omitempty"`
+	Password   string `json:"password,omitempty"`
+	MaxStorage int64  `json:"max_storage,omitempty"` // 0 default, negative none
+	// AppendLimit is the largest message in octets, 0 for what holds for all.
+	AppendLimit int64   `json:"append_limit,omitempty"`
+	CreatedAt   *int64  `json:"created_at,omitempty"`
+	FirstLogin  *int64  `json:"first_login_at,omitempty"`
+	LastLogin   *int64  `json:"last_login_at,omitempty"`
+	Blocked     *bool   `json:"blocked,omitempty"`
+	Reason      *string `json:"block_reason,omitempty"`
 }
 
 // Transfers are accounts to take over.
@@ -56,6 +59,7 @@ func (d *Desk) export(_ context.Context, p struct{ Full bool }) (Exported, error
 		t := Transfer{Username: x.Addr.Wire(), Hash: x.Hash}
 		if p.Full {
 			blocked := x.Blocked
+			t.AppendLimit = d.Accounts.AppendLimit(x.Addr)
 			t.MaxStorage, t.CreatedAt, t.FirstLogin, t.LastLogin, t.Blocked = x.OwnLimit, moment(x.CreatedAt), moment(x.FirstLogin), moment(x.LastLogin), &blocked
 			if blocked {
 				t.Reason = &x.BlockReason
@@ -66,54 +70,59 @@ func (d *Desk) export(_ context.Context, p struct{ Full bool }) (Exported, error
 	return Exported{list, list, len(list)}, nil
 }
 
-// importing bounds the accounts that are made at once: enough to share a commit.
-const importing = 64
-
-// takeOver makes accounts. Those that are there already stay as they are.
+// takeOver makes accounts, in one transaction for each account.MaxBatch of them. Those
+// that are there already stay as they are.
 func (d *Desk) takeOver(ctx context.Context, p Transfers) (Imported, error) {
 	r := Imported{Errors: []string{}}
-	var mu sync.Mutex // guards r
-	var wait sync.WaitGroup
-	free := make(chan struct{}, importing)
-	for i := range p.Users {
-		if err := ctx.Err(); err != nil {
-			wait.Wait()
-			return r, fault.Wrap(fault.Busy, err, "import")
-		}
-		free <- struct{}{}
-		wait.Go(func() {
-			defer func() { <-free }()
-			made, err := d.takeOverOne(ctx, p.Users[i])
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case made:
-				r.Imported++
-			default:
-				r.Skipped++
-			}
+	for part := range slices.Chunk(p.Users, account.MaxBatch) {
+		names, list := []string{}, []account.New{}
+		for _, t := range part {
+			n, ok, err := d.arriving(t)
 			if err != nil {
-				r.Errors = append(r.Errors, p.Users[i].Username+": "+err.Error())
+				r.Errors = append(r.Errors, t.Username+": "+err.Error())
 			}
-		})
+			if !ok || err != nil {
+				r.Skipped++
+				continue
+			}
+			names, list = append(names, t.Username), append(list, n)
+		}
+		errs, err := d.Accounts.CreateMany(ctx, list)
+		if err != nil {
+			return r, fault.Wrap(fault.KindOf(err), err, fmt.Sprintf("%d accounts were imported before", r.Imported))
+		}
+		for i, err := range errs {
+			if err == nil {
+				r.Imported++
+				continue
+			}
+			r.Skipped++
+			if !fault.Is(err, fault.Exists) {
+				r.Errors = append(r.Errors, names[i]+": "+err.Error())
+			}
+		}
 	}
-	wait.Wait()
 	return r, nil
 }
 
-func (d *Desk) takeOverOne(ctx context.Context, t Transfer) (made bool, err error) {
+// arriving is an account as it will be here; ok is false for rows of earlier versions
+// that are none.
+func (d *Desk) arriving(t Transfer) (n account.New, ok bool, err error) {
 	name := strings.TrimSpace(t.Username)
 	if name == "" || strings.HasPrefix(name, "__") {
-		return false, nil // rows of earlier versions that are no accounts
+		return n, false, nil
 	}
 	a, err := d.parse(name)
 	if err != nil {
-		return false, err
+		return n, false, err
 	}
 	if !d.Domains.IsLocal(a.Domain()) {
-		return false, fault.Newf(fault.Invalid, "%s is not a domain of this server", a.Domain())
+		return n, false, fault.Newf(fault.Invalid, "%s is not a domain of this server", a.Domain())
 	}
-	n := account.New{Addr: a, Password: []byte(t.Password), Hash: t.Hash, Limit: t.MaxStorage}
+	if t.AppendLimit < 0 {
+		return n, false, fault.New(fault.Invalid, "append_limit is negative")
+	}
+	n = account.New{Addr: a, Password: []byte(t.Password), Hash: t.Hash, Limit: t.MaxStorage, AppendLimit: t.AppendLimit}
 	for _, x := range []struct {
 		from *int64
 		to   *int64
@@ -125,21 +134,15 @@ func (d *Desk) takeOverOne(ctx context.Context, t Transfer) (made bool, err erro
 	if n.Hash == "" && len(n.Password) == 0 {
 		n.Password = []byte(rand.Text()) // nobody knows it: an operator sets another one
 	}
-	err = d.Accounts.Create(ctx, n)
-	if fault.Is(err, fault.Exists) {
-		return false, nil
-	}
-	if err == nil && t.Blocked != nil && *t.Blocked {
-		reason := "imported"
+	if t.Blocked != nil && *t.Blocked {
+		n.BlockReason = "imported"
 		if t.Reason != nil && *t.Reason != "" {
-			reason = *t.Reason
+			if n.BlockReason, err = oneLine(*t.Reason); err != nil {
+				return n, false, err
+			}
 		}
-		if reason, err = oneLine(reason); err == nil {
-			err = d.Accounts.Block(ctx, a, reason)
-		}
-		return true, err
 	}
-	return err == nil, err
+	return n, true, nil
 }
 
 func (d *Desk) deleteAll(ctx context.Context, _ none) (Bulk, error) {

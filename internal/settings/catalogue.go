@@ -50,6 +50,8 @@ const (
 	PushEnabled     Key = "__PUSH_ENABLED__"
 	LogDisabled     Key = "__LOG_DISABLED__"
 
+	OperatorWebhooks Key = "__OPERATOR_WEBHOOKS__"
+
 	FederationPolicy  Key = "__FEDERATION_POLICY__"
 	FederationEnabled Key = "__FEDERATION_ENABLED__"
 	FederationHTTP    Key = "__FEDERATION_ALLOW_HTTP__"
@@ -210,6 +212,7 @@ var catalogue = []Entry{
 	{Key: PushMode, Kind: Enum, Default: "off", Values: []string{"off", "on", "auto"}, Doc: "Wake clients by the notification service."},
 	{Key: PushEnabled, Default: "false", Doc: "Whether push is on while its mode is auto; kept by the server itself."},
 	{Key: LogDisabled, Default: "false", Doc: "Write no log, whatever targets the file names."},
+	{Key: OperatorWebhooks, Kind: Text, Secret: true, check: checkWebhooks, Doc: "Whom the server tells by HTTPS that an account was made or is full, as one JSON object; \"madmail webhooks\" changes its fields. Nobody, unless this is set."},
 
 	{Key: FederationPolicy, Kind: Enum, Default: "ACCEPT", Values: []string{"ACCEPT", "REJECT"}, Doc: "What happens to servers without a rule of their own."},
 	{Key: FederationEnabled, Default: "true", Doc: "Exchange mail with other servers."},

@@ -7,13 +7,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -143,40 +141,36 @@ func (t Tree) signed(program []byte) bool {
 	return t.Key != nil && n > 0 && ed25519.Verify(t.Key, program[:n], program[n:])
 }
 
-// Fetch reads a program from a path or a URL. insecure takes any certificate.
-func Fetch(ctx context.Context, from string, insecure bool) (program []byte, source string, err error) {
+// Fetch reads a program from a path or a URL. insecure takes any certificate. Plain HTTP
+// is taken as well, and told by plain: who is at the other end is for the signature to
+// say. tell, when not nil, is told how far it is.
+func Fetch(ctx context.Context, from string, insecure bool, tell Progress) (program []byte, source string, plain bool, err error) {
 	u, err := url.Parse(from)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" {
 		f, err := os.Open(from)
 		if err != nil {
-			return nil, "", fault.Wrap(fault.Invalid, err, "upgrade")
+			return nil, "", false, fault.Wrap(fault.Invalid, err, "upgrade")
 		}
 		defer f.Close()
 		program, err = limited(f)
-		return program, "file", err
+		return program, "file", false, err
 	}
-	if u.Scheme == "http" && !insecure {
-		return nil, "", fault.WithHint(fault.New(fault.Refused, "an address without TLS can be anybody's"), "use https, or --accept-unsafe-https")
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	body, size, done, err := download(ctx, from, insecure)
 	if err != nil {
-		return nil, "", fault.Wrap(fault.Invalid, err, "upgrade")
+		return nil, "", false, err
 	}
-	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}}}
-	defer client.CloseIdleConnections()
-	res, err := client.Do(req)
-	if err != nil {
-		return nil, "", fault.Wrap(fault.Busy, err, "upgrade")
+	defer done()
+	if size > MaxProgram {
+		return nil, "", false, errLarge
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, "", fault.Newf(fault.NotFound, "%s answered %s", u.Redacted(), res.Status)
+	if tell != nil {
+		body = &counted{r: body, total: size, tell: tell}
 	}
-	program, err = limited(res.Body)
-	return program, "url", err
+	program, err = limited(body)
+	return program, "url", u.Scheme == "http", err
 }
+
+var errLarge = fault.New(fault.TooBig, "a program has at most 100 MiB")
 
 func limited(r io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxProgram+1))
@@ -184,15 +178,17 @@ func limited(r io.Reader) ([]byte, error) {
 		return nil, fault.Wrap(fault.Busy, err, "read the program")
 	}
 	if len(data) > MaxProgram {
-		return nil, fault.New(fault.TooBig, "a program has at most 100 MiB")
+		return nil, errLarge
 	}
 	return data, nil
 }
 
+var gzipMagic = []byte{0x1f, 0x8b}
+
 // unpack takes the program out of a .tar.gz with one file, or returns what is no
 // archive as it is.
 func unpack(data []byte) ([]byte, error) {
-	if !bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
+	if !bytes.HasPrefix(data, gzipMagic) {
 		if bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("\xfd7zXZ")) || bytes.HasPrefix(data, []byte("BZh")) {
 			return nil, fault.New(fault.Invalid, "this kind of archive is not read; .tar.gz is")
 		}
@@ -231,20 +227,61 @@ func unpack(data []byte) ([]byte, error) {
 	return program, nil
 }
 
-// Add keeps a program. It is run once, to learn its version and that it runs here;
-// when that fails nothing stays. unsigned takes one that the key does not vouch for.
-func (t Tree) Add(ctx context.Context, data []byte, source, from string, unsigned bool) (Version, error) {
+// Program is one that was looked at: unpacked, and its signature checked.
+type Program struct {
+	data     []byte
+	Archived bool // it came in an archive
+	Signed   bool // the key vouches for it
+}
+
+// Check unpacks a program and verifies its signature. It writes and runs nothing.
+// unsigned takes one that the key does not vouch for.
+func (t Tree) Check(data []byte, unsigned bool) (Program, error) {
 	program, err := unpack(data)
+	if err != nil {
+		return Program{}, err
+	}
+	p := Program{data: program, Archived: bytes.HasPrefix(data, gzipMagic), Signed: t.signed(program)}
+	if !p.Signed && !unsigned {
+		if t.Key == nil {
+			return Program{}, fault.WithHint(fault.New(fault.Refused, "this program knows no key of releases, and cannot tell who made the new one"),
+				"--unsigned takes what you built or checked yourself; release_key in the configuration or "+releaseKeyVar+" says who signs releases")
+		}
+		return Program{}, ErrSignature
+	}
+	return p, nil
+}
+
+// Try runs a program once, in a directory of its own, to see whether it runs here.
+func (t Tree) Try(ctx context.Context, p Program) error {
+	dir, err := os.MkdirTemp("", "preflight-*")
+	if err != nil {
+		return fault.Wrap(fault.Busy, err, "preflight")
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, t.Name)
+	if err := safefile.Write(path, p.data, 0o755); err != nil {
+		return err
+	}
+	if _, err = preflight(ctx, path); errors.Is(err, os.ErrPermission) {
+		return nil // nothing runs in that place; Keep tries where programs are
+	}
+	return err
+}
+
+// Add is Check and Keep.
+func (t Tree) Add(ctx context.Context, data []byte, source, from string, unsigned bool) (Version, error) {
+	p, err := t.Check(data, unsigned)
 	if err != nil {
 		return Version{}, err
 	}
-	good := t.signed(program)
-	if !good && !unsigned {
-		if t.Key == nil {
-			return Version{}, fault.WithHint(fault.New(fault.Refused, "this program knows no key of releases, and cannot tell who made the new one"), "--unsigned takes what you built or checked yourself")
-		}
-		return Version{}, ErrSignature
-	}
+	return t.Keep(ctx, p, source, from)
+}
+
+// Keep keeps a program. It is run once, to learn its version and that it runs here; when
+// that fails nothing stays.
+func (t Tree) Keep(ctx context.Context, p Program, source, from string) (Version, error) {
+	program, good := p.data, p.Signed
 	if err := os.MkdirAll(t.at(t.versions()), 0o755); err != nil {
 		return Version{}, fault.Wrap(fault.Invalid, err, "versions")
 	}
@@ -299,7 +336,7 @@ func preflight(ctx context.Context, path string) (id string, err error) {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fault.WithHint(fault.Wrap(fault.Refused, err, "the new program does not run here"), "nothing was changed; is it for "+runtime.GOOS+"/"+runtime.GOARCH+"?")
+		return "", fault.WithHint(fault.Wrap(fault.Refused, err, "preflight: the new program does not run here, and the installed one was NOT replaced"), "is it for "+runtime.GOOS+"/"+runtime.GOARCH+"?")
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	words := strings.Fields(line)

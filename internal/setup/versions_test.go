@@ -222,17 +222,14 @@ func TestArchivesAndAddresses(t *testing.T) {
 	web.Config.ErrorLog = log.New(io.Discard, "", 0) // of the handshake that is refused
 	web.StartTLS()
 	defer web.Close()
-	if _, _, err := Fetch(t.Context(), web.URL+"/good", false); err == nil {
+	if _, _, _, err := Fetch(t.Context(), web.URL+"/good", false, nil); err == nil {
 		t.Error("any certificate is taken")
 	}
-	if _, _, err := Fetch(t.Context(), "http://127.0.0.1/good", false); !fault.Is(err, fault.Refused) {
+	if _, _, _, err := Fetch(t.Context(), web.URL+"/none", true, nil); !fault.Is(err, fault.NotFound) {
 		t.Errorf("%v", err)
 	}
-	if _, _, err := Fetch(t.Context(), web.URL+"/none", true); !fault.Is(err, fault.NotFound) {
-		t.Errorf("%v", err)
-	}
-	data, source, err := Fetch(t.Context(), web.URL+"/good", true)
-	if err != nil || source != "url" {
+	data, source, plain, err := Fetch(t.Context(), web.URL+"/good", true, nil)
+	if err != nil || source != "url" || plain {
 		t.Fatalf("%s, %v", source, err)
 	}
 	v, err := tree.Add(t.Context(), data, source, web.URL+"/good", false)

@@ -23,6 +23,9 @@ var Build = ""
 // (Ed25519, RFC 8032). The linker sets it; "" knows none.
 var ReleaseKey = ""
 
+// ReleaseURL is where releases are listed. The linker sets it; "" knows no place.
+var ReleaseURL = ""
+
 // BuildID returns Build, or what the toolchain recorded, or "unknown".
 func BuildID() string {
 	if Build != "" {

@@ -168,10 +168,12 @@ func (x *exchange) messages() error {
 type wake chan struct{}
 
 // Wake implements event.Waker.
-func (w wake) Wake() {
+func (w wake) Wake() bool {
 	select {
 	case w <- struct{}{}:
+		return true
 	default:
+		return false
 	}
 }
 

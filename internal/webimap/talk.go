@@ -249,10 +249,12 @@ func (f *frames) close() error {
 }
 
 // Wake implements event.Waker.
-func (s *socket) Wake() {
-	if s.wakes.Add(1) == 1 {
+func (s *socket) Wake() bool {
+	first := s.wakes.Add(1) == 1
+	if first {
 		s.group.Go("tell", s.tell)
 	}
+	return first
 }
 
 // tell tells the client of messages, until it knows of all.

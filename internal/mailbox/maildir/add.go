@@ -2,6 +2,7 @@ package maildir
 
 import (
 	"context"
+	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
@@ -10,6 +11,7 @@ import (
 // Add puts messages into a mailbox and removes one, all as one record of the
 // journal. See mailbox.Store.
 func (s *Store) Add(ctx context.Context, to mailbox.Box, list []mailbox.Arrival, replaced *mailbox.Ref) ([]mailbox.Placed, error) {
+	defer s.latency[opAdd].Since(time.Now())
 	to, err := clean(to)
 	if err != nil {
 		return nil, err

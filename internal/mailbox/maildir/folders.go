@@ -14,6 +14,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"madmail/internal/address"
 	"madmail/internal/fault"
@@ -427,6 +428,7 @@ func (s *Store) boxesOf(a address.Addr) []*box {
 
 // Usage measures an account and mends its indexes. See mailbox.Store.
 func (s *Store) Usage(ctx context.Context, a address.Addr) (u mailbox.Usage, err error) {
+	defer s.latency[opUsage].Since(time.Now())
 	keys, err := s.keysOf(a)
 	if err != nil {
 		return u, err

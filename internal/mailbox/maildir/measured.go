@@ -253,12 +253,15 @@ func (s *Store) hydrate(ctx context.Context, accounts []address.Addr, kept map[m
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := s.respell(a); err != nil {
-			return err
-		}
-		keys, err := s.keysOf(a)
+		folders, err := s.respell(a)
 		if err != nil {
 			return err
+		}
+		keys := []mailbox.Box{{Account: a, Name: mailbox.Inbox}}
+		if folders { // most have none, and are not asked twice
+			if keys, err = s.keysOf(a); err != nil {
+				return err
+			}
 		}
 		for _, k := range keys {
 			dir := s.boxDir(k)

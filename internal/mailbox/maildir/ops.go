@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"madmail/internal/fault"
 	"madmail/internal/mailbox"
@@ -52,6 +53,7 @@ func (s *Store) orDrop(b *box, err error) error {
 
 // View returns the present state of a mailbox. See mailbox.Store.
 func (s *Store) View(ctx context.Context, key mailbox.Box) (*mailbox.View, error) {
+	defer s.latency[opView].Since(time.Now())
 	key, err := clean(key)
 	if err != nil {
 		return nil, err
@@ -124,6 +126,7 @@ func (s *Store) touched(b *box, now int64) bool {
 
 // Open opens the content of a message. See mailbox.Store.
 func (s *Store) Open(ctx context.Context, key mailbox.Box, uid mailbox.UID) (mailbox.Content, error) {
+	defer s.latency[opOpen].Since(time.Now())
 	v, err := s.View(ctx, key)
 	if err != nil {
 		return nil, err
@@ -188,6 +191,7 @@ func openFile(path string) (mailbox.Content, error) {
 
 // Deliver puts one body into many mailboxes. See mailbox.Store.
 func (s *Store) Deliver(ctx context.Context, to []mailbox.Target, body mailbox.Body) ([]mailbox.Placed, error) {
+	defer s.latency[opDeliver].Since(time.Now())
 	if len(to) == 0 {
 		return nil, nil
 	}
@@ -377,6 +381,7 @@ func (s *Store) takeBack(list []*deliverFailure) {
 
 // Change stores flags. See mailbox.Store.
 func (s *Store) Change(ctx context.Context, key mailbox.Box, set mailbox.UIDSet, c mailbox.FlagChange) (res mailbox.Changed, err error) {
+	defer s.latency[opChange].Since(time.Now())
 	key, err = clean(key)
 	if err != nil {
 		return res, err
@@ -560,6 +565,7 @@ func (s *Store) applyRemoval(o *op, rm *removal) {
 
 // Expunge removes messages. See mailbox.Store.
 func (s *Store) Expunge(ctx context.Context, key mailbox.Box, set mailbox.UIDSet, onlyDeleted bool) ([]mailbox.UID, error) {
+	defer s.latency[opExpunge].Since(time.Now())
 	key, err := clean(key)
 	if err != nil {
 		return nil, err

@@ -287,15 +287,16 @@ func (rp *replay) lines(b *replayBox) error {
 }
 
 // respell gives the directories of mailboxes that others made the names that the
-// store looks for: the second version wrote "100%" and ".drafts" as they are.
-func (s *Store) respell(a address.Addr) error {
+// store looks for: the second version wrote "100%" and ".drafts" as they are. any is false
+// when the account has no mailbox but INBOX.
+func (s *Store) respell(a address.Addr) (any bool, err error) {
 	folders := filepath.Join(s.accountDir(a), "folders")
 	list, err := os.ReadDir(folders)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return trouble(err, "list mailboxes")
+		return false, trouble(err, "list mailboxes")
 	}
 	for _, e := range list {
 		raw := e.Name()
@@ -312,13 +313,13 @@ func (s *Store) respell(a address.Addr) error {
 			continue
 		}
 		if err := s.disk.rename(filepath.Join(folders, raw), to); err != nil {
-			return trouble(err, "rename a mailbox of an earlier version")
+			return true, trouble(err, "rename a mailbox of an earlier version")
 		}
 		if err := s.disk.syncDir(folders); err != nil {
-			return trouble(err, "rename a mailbox of an earlier version")
+			return true, trouble(err, "rename a mailbox of an earlier version")
 		}
 	}
-	return nil
+	return len(list) > 0, nil
 }
 
 // agreed reads an index and compares it with the names in the directory. When

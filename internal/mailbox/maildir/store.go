@@ -50,6 +50,7 @@ import (
 
 	"madmail/internal/address"
 	"madmail/internal/fault"
+	"madmail/internal/latency"
 	"madmail/internal/mailbox"
 	"madmail/internal/task"
 )
@@ -153,6 +154,8 @@ type Store struct {
 
 	moves sync.RWMutex // held shared while a message file is renamed; Still takes it whole
 
+	latency latencies
+
 	group    task.Group
 	closed   atomic.Bool
 	hydrated atomic.Bool
@@ -242,6 +245,31 @@ type Stats struct {
 	Checkpoints int64
 	Replayed    int64 // records at Open
 	Loaded      int64 // mailboxes in memory now
+}
+
+// Operations of Latencies.
+const (
+	opView = iota
+	opOpen
+	opDeliver
+	opAdd
+	opChange
+	opExpunge
+	opUsage
+	operations
+)
+
+var operationNames = [operations]string{"view", "open", "deliver", "add", "change", "expunge", "usage"}
+
+type latencies [operations]latency.Histogram
+
+// Latencies return how long each kind of operation took since Open.
+func (s *Store) Latencies() map[string]latency.Counts {
+	m := make(map[string]latency.Counts, operations)
+	for i, name := range operationNames {
+		m[name] = s.latency[i].Read()
+	}
+	return m
 }
 
 // Stats returns the counts.
