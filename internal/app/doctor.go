@@ -59,6 +59,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		f.PID = 0
 		f.Sockets = a.triedSockets
 		f.Certificate = a.certificateOfFile
+		f.Renewal = a.renewalForDoctor
 		return f, nil
 	}
 	f.Quota = a.measureForDoctor
@@ -94,6 +95,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		return a.forget(ctx, who)
 	}
 	f.TURN = a.turnForDoctor
+	f.Renewal = a.renewalForDoctor
 	return f, nil
 }
 
