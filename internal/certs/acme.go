@@ -90,6 +90,8 @@ type ACME struct {
 	// issue asks the authority; tests put another one in its place.
 	issue func(ctx context.Context, o Order, key crypto.Signer) (chain []byte, err error)
 
+	lookup func(ctx context.Context, name string) (texts []string, err error)
+
 	busy sync.Mutex // one order at a time; held over the network by purpose
 
 	mu     sync.Mutex                  // guards the fields below
@@ -106,7 +108,7 @@ func NewACME(stateDir string, now func() time.Time, log *slog.Logger) *ACME {
 	if log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
-	a.issue = a.ask
+	a.issue, a.lookup = a.ask, net.DefaultResolver.LookupTXT
 	return a
 }
 
@@ -416,7 +418,7 @@ type way struct {
 func (a *ACME) ways(o Order) (list []way, closing func(), err error) {
 	closing = func() {}
 	if o.Zone != nil {
-		return []way{{acme.ChallengeTypeDNS01, records{o.Zone}}}, closing, nil
+		return []way{{acme.ChallengeTypeDNS01, records{o.Zone, a.lookup}}}, closing, nil
 	}
 	if o.HTTP == "" {
 		list = append(list, way{acme.ChallengeTypeHTTP01, byHTTP{a}})
