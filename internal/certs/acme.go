@@ -138,13 +138,13 @@ func Identifiers(list ...string) (names []string) {
 }
 
 // Window is how long before its end a certificate is renewed: 30 days, 4 days for one
-// that lives less than 10, and never more than two thirds of its life.
+// that lives less than 10, and never more than three quarters of its life.
 func Window(leaf *x509.Certificate) time.Duration {
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	if life < short {
-		return min(shortWindow, life*2/3)
+		return min(shortWindow, life*3/4)
 	}
-	return min(longWindow, life*2/3)
+	return min(longWindow, life*3/4)
 }
 
 // need says why a certificate is wanted in place of the one that is there, "" when it

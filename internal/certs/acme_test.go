@@ -322,10 +322,13 @@ func TestContacts(t *testing.T) {
 
 func TestWindows(t *testing.T) {
 	now := time.Now()
-	for life, want := range map[time.Duration]time.Duration{90: 30, 45: 30, 6: 4, 3: 2, 398: 30} {
-		leaf := &x509.Certificate{NotBefore: now, NotAfter: now.Add(life * 24 * time.Hour)}
-		if got := Window(leaf); got != want*24*time.Hour {
-			t.Errorf("%d days: %v, want %d days", life, got, want)
+	const day = 24 * time.Hour
+	for life, want := range map[time.Duration]time.Duration{
+		90 * day: 30 * day, 45 * day: 30 * day, 6*day - time.Second: 4 * day, 160 * time.Hour: 4 * day, 2 * day: 36 * time.Hour, 398 * day: 30 * day,
+	} {
+		leaf := &x509.Certificate{NotBefore: now, NotAfter: now.Add(life)}
+		if got := Window(leaf); got != want {
+			t.Errorf("a life of %v: %v, want %v", life, got, want)
 		}
 	}
 }

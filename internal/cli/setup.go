@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -123,7 +124,7 @@ func (s *shell) install() *cobra.Command {
 	f.StringVar(&o.Key, "key-path", "", "key `file`")
 	f.StringVar(&o.ACMEEmail, "acme-email", "", "`address` where the authority reaches you")
 	f.BoolVar(&o.AutoIPCert, "auto-ip-cert", false, "order a certificate for an IP address, too")
-	f.StringVar(&o.DNSProvider, "acme-dns-provider", "", "`name` of who has the domain, for --tls-mode acme: "+strings.Join(certs.Providers(), ", "))
+	f.StringVar(&o.DNSProvider, "acme-dns-provider", "", "`name` of who has the domain, for --tls-mode acme: "+strings.Join(providers(), ", "))
 	f.StringVar(&o.DNSToken, "acme-dns-token", "", "`secret` that lets records of the domain be changed")
 	f.BoolVar(&o.Staging, "staging", false, "order certificates for tests only, that nobody trusts")
 	f.BoolVar(&o.Obtain, "obtain-certificate", false, "order a certificate now; the server does it at its start otherwise")
@@ -160,6 +161,11 @@ func (s *shell) install() *cobra.Command {
 		_ = f.MarkHidden(name)
 	}
 	return c
+}
+
+// providers are those that a token is enough for.
+func providers() []string {
+	return slices.DeleteFunc(certs.Providers(), func(p string) bool { return p == "rfc2136" })
 }
 
 // documents writes what is installed beside the program.
@@ -215,7 +221,7 @@ func (s *shell) askForInstall(o *setup.Options) error {
 	case "autocert", "acme":
 		text(&o.ACMEEmail, "Address where the authority reaches you, may be empty:", "")
 		if o.TLSMode == "acme" {
-			text(&o.DNSProvider, "Who has the domain, "+strings.Join(certs.Providers(), ", ")+":", "cloudflare")
+			text(&o.DNSProvider, "Who has the domain, "+strings.Join(providers(), ", ")+":", "cloudflare")
 			text(&o.DNSToken, "Secret that lets records be changed:", "")
 		}
 	case "file":
