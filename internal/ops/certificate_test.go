@@ -16,7 +16,11 @@ func TestAutocertStatusSaysWhenTheNextTryIs(t *testing.T) {
 	h.renewal = RenewalFacts{Orders: true, Email: "x@example.org", Authority: certs.LetsEncrypt}
 	ask := func() (a Autocert) {
 		t.Helper()
-		raw, err := h.run("certificate.autocert", "{}")
+		fields, err := h.run("certificate.autocert", "{}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(fields)
 		if err == nil {
 			err = json.Unmarshal(raw, &a)
 		}
