@@ -362,7 +362,9 @@ func (a *ACME) ask(ctx context.Context, o Order, key crypto.Signer) ([]byte, err
 			return chains[0].ChainPEM, nil
 		}
 		errs = append(errs, refusal(w.kind, err))
-		if ctx.Err() != nil {
+		// Another way helps against a proof that failed, and against nothing else.
+		var p acme.Problem
+		if ctx.Err() != nil || !errors.As(err, &p) || p.Type == acme.ProblemTypeRateLimited {
 			break
 		}
 	}
@@ -441,8 +443,13 @@ func (a *ACME) ways(o Order) (list []way, closing func(), err error) {
 func (a *ACME) account(ctx context.Context, client *acme.Client, o Order) (acme.Account, error) {
 	path := a.accountPath(o.Directory)
 	stored, err := readAccount(path)
+	if fault.Is(err, fault.Invalid) {
+		// An account is made in a second, and no order must wait for somebody to do it.
+		a.log.WarnContext(ctx, "the account cannot be read and is made anew; the file is kept", "file", path+".unreadable", "err", err)
+		err = os.Rename(path, path+".unreadable")
+	}
 	if err != nil {
-		return acme.Account{}, err
+		return acme.Account{}, fault.Wrap(fault.Busy, err, "certs: account")
 	}
 	if stored == nil && o.Directory == LetsEncrypt {
 		if stored, err = readAccountKey(filepath.Join(a.dir, "account.key.pem")); err != nil {

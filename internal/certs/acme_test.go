@@ -1,3 +1,5 @@
+//go:build unix
+
 package certs
 
 import (
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +42,14 @@ func newDesk(t *testing.T, life map[string]time.Duration, names ...string) *desk
 	d.Order = Order{Directory: d.ca.Directory, RootCA: d.ca.RootCA, Email: "x@example.org", Names: names, HTTP: fmt.Sprintf("127.0.0.1:%d", d.http)}
 	d.Cert, d.Key = DefaultPaths(dir)
 	return d
+}
+
+// owner is the number of whom a file belongs to.
+func owner(info os.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
 }
 
 // serveTLS answers as the HTTPS listener of a server does.
@@ -398,4 +409,121 @@ func FuzzAccountFile(f *testing.F) {
 			t.Error("an account without a key")
 		}
 	})
+}
+
+// TestAProofThatFailsIsTriedAnotherWay: port 80 leads elsewhere, port 443 here.
+func TestAProofThatFailsIsTriedAnotherWay(t *testing.T) {
+	d := newDesk(t, nil, "mail.example.org")
+	d.serveTLS(t)
+	d.HTTP, d.TLS = "127.0.0.1:0", true
+	if action, err := d.Obtain(t.Context(), d.Order); err != nil || action != Issued {
+		t.Errorf("%q, %v", action, err)
+	}
+}
+
+// TestAnAccountThatCannotBeReadIsMadeAnew, and is not lost.
+func TestAnAccountThatCannotBeReadIsMadeAnew(t *testing.T) {
+	d := newDesk(t, nil, "mail.example.org")
+	path := d.accountPath(d.Directory)
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("half a f"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if action, err := d.Obtain(t.Context(), d.Order); err != nil || action != Issued {
+		t.Fatalf("%q, %v", action, err)
+	}
+	if raw, err := os.ReadFile(path + ".unreadable"); err != nil || string(raw) != "half a f" {
+		t.Errorf("%q, %v", raw, err)
+	}
+	if f, err := readAccount(path); err != nil || f == nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTheKeyOfTheFirstVersionIsRead: it kept the key of the account alone.
+func TestTheKeyOfTheFirstVersionIsRead(t *testing.T) {
+	key, _, err := usableKey("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := pemKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "account.key.pem")
+	if f, err := readAccountKey(path); f != nil || err != nil {
+		t.Errorf("no file: %v, %v", f, err)
+	}
+	for text, good := range map[string]bool{string(raw): true, "": false, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n": false} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := readAccountKey(path)
+		if good && (err != nil || !f.key.(*ecdsa.PrivateKey).Equal(key)) || !good && !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v, %v", text, f, err)
+		}
+	}
+}
+
+// TestRootLeavesFilesToTheService is known failure 65 (#93): what a command of root
+// makes belongs to whom the state belongs. For others it is theirs.
+func TestRootLeavesFilesToTheService(t *testing.T) {
+	d := newDesk(t, nil, "mail.example.org")
+	state, uid := filepath.Dir(d.dir), os.Getuid()
+	if uid == 0 {
+		uid = 4242
+		if err := os.Chown(state, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.Obtain(t.Context(), d.Order); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err := filepath.WalkDir(state, func(p string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(p)
+		if err != nil {
+			return err
+		}
+		if got := owner(info); got != uid {
+			t.Errorf("%s belongs to %d, not to %d", p, got, uid)
+		}
+		n++
+		return nil
+	})
+	if err != nil || n < 6 {
+		t.Errorf("%d files, %v", n, err)
+	}
+}
+
+// TestARehearsalFindsWhatIsWrong: what doctor asks.
+func TestARehearsalFindsWhatIsWrong(t *testing.T) {
+	a := NewACME(t.TempDir(), nil, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	if err := a.Rehearse(t.Context(), Order{HTTP: at}, ""); !fault.Is(err, fault.Busy) || fault.HintOf(err) == "" {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	closing := a.serveChallenges(l)
+	if err := a.Rehearse(t.Context(), Order{}, at); err != nil {
+		t.Errorf("ours answers: %v", err)
+	}
+	if err := NewACME(t.TempDir(), nil, nil).Rehearse(t.Context(), Order{}, at); !fault.Is(err, fault.Busy) {
+		t.Errorf("another one answers: %v", err)
+	}
+	closing()
+	if err := a.Rehearse(t.Context(), Order{}, at); !fault.Is(err, fault.Busy) {
+		t.Errorf("nobody answers: %v", err)
+	}
+	if err := a.Rehearse(t.Context(), Order{HTTP: at}, ""); err != nil || len(a.tokens) != 0 {
+		t.Errorf("a port that is free: %v, %v", err, a.tokens)
+	}
 }
