@@ -219,6 +219,9 @@ func (a *App) secretFiles() []string {
 	for _, r := range a.fed.keys.Records() {
 		list = append(list, r.KeyPath)
 	}
+	if accounts, err := filepath.Glob(filepath.Join(a.StateDir, "autocert", "*account*")); err == nil {
+		list = append(list, accounts...)
+	}
 	if key := a.conf.Load().TLSKey; key != "" {
 		list = append(list, key)
 	} else {
