@@ -47,8 +47,8 @@ import (
 	"madmail/internal/task"
 	"madmail/internal/totals"
 	"madmail/internal/upkeep"
-	"madmail/internal/webimap"
 	"madmail/internal/webhook"
+	"madmail/internal/webimap"
 	"madmail/internal/website"
 )
 
@@ -98,6 +98,7 @@ type App struct {
 	auth     *auth.Service
 	intake   *delivery.Service
 	certs    *certs.Manager
+	acme     *certs.ACME
 	smtp     *smtpserver.Server
 	imap     *imapserver.Server
 	web      *website.Server
@@ -159,7 +160,7 @@ func New(ctx context.Context, opt Options) (a *App, err error) {
 		}
 		return a, a.ensureToken(ctx)
 	}
-	for _, step := range []func(context.Context) error{a.openDoors, a.openOutbound, a.bind, a.startFederation, a.openControl, a.watchdog} {
+	for _, step := range []func(context.Context) error{a.openDoors, a.openOutbound, a.bind, a.startRenewal, a.startFederation, a.openControl, a.watchdog} {
 		if err := step(ctx); err != nil {
 			return a, err
 		}
@@ -451,6 +452,7 @@ func (a *App) openFlows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.acme = certs.NewACME(a.StateDir, nil, a.Log.Logger("certs"))
 	if err := a.openKeeper(); err != nil {
 		return err
 	}
@@ -547,7 +549,7 @@ func (a *App) ended(x address.Addr, why account.Ending) {
 // openDoors builds the doors; none listens yet.
 func (a *App) openDoors(context.Context) error {
 	var err error
-	if a.certs, err = certs.Open(a.certFiles()); err != nil {
+	if a.certs, err = certs.Open(a.certFiles(a.conf.Load())); err != nil {
 		return err
 	}
 	a.smtp, err = smtpserver.New(smtpserver.Options{
@@ -580,7 +582,7 @@ func (a *App) openDoors(context.Context) error {
 		return err
 	}
 	a.web, err = website.New(website.Options{
-		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, Contacts: a.shares, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),
+		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, Contacts: a.shares, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.acme.ForAuthorities(a.certs.TLSConfig("h2", "http/1.1")), Logger: a.Log.Logger("www"),
 	})
 	if err != nil {
 		return err
@@ -611,14 +613,13 @@ type limits struct {
 }
 
 // certFiles is where the certificate is, and whether one is made where none is.
-func (a *App) certFiles() certs.Options {
-	conf := a.conf.Load()
+func (a *App) certFiles(conf *config.Config) certs.Options {
 	cert, key := certs.DefaultPaths(a.StateDir)
 	explicit := conf.TLSCert != "" || conf.TLSKey != ""
 	if explicit {
 		cert, key = conf.TLSCert, conf.TLSKey
 	}
-	return certs.Options{Cert: cert, Key: key, Names: a.certNames(), Make: conf.TLSMode == "self_signed" || conf.TLSMode == "" && !explicit}
+	return certs.Options{Cert: cert, Key: key, Names: a.certNames(), Make: conf.TLSMode == "self_signed" || conf.TLSMode == "" && !explicit || conf.Orders(), Mend: conf.Orders() && !explicit}
 }
 
 // selfSigned reports whether clients have to be told to take any certificate.
@@ -627,7 +628,7 @@ func (a *App) selfSigned() bool {
 		return a.certs.IsSelfSigned()
 	}
 	// No server runs: what lies there counts, or what the next start makes.
-	o := a.certFiles()
+	o := a.certFiles(a.conf.Load())
 	makes := o.Make
 	o.Make = false
 	c, err := certs.Open(o)
@@ -639,8 +640,8 @@ func (a *App) selfSigned() bool {
 
 // certificateFacts say where the pair is and whose it is.
 func (a *App) certificateFacts() ops.CertificateFacts {
-	o := a.certFiles()
-	f := ops.CertificateFacts{Mode: a.conf.Load().TLSMode, Domain: a.hostname(), Names: o.Names, Cert: o.Cert, Key: o.Key, Ours: o.Make}
+	o := a.certFiles(a.conf.Load())
+	f := ops.CertificateFacts{Mode: a.conf.Load().TLSMode, Domain: a.hostname(), Names: o.Names, Cert: o.Cert, Key: o.Key, Ours: o.Make && !a.conf.Load().Orders()}
 	if f.Mode == "" {
 		f.Mode = map[bool]string{true: "self_signed", false: "file"}[f.Ours]
 	}
@@ -680,6 +681,11 @@ func (a *App) hostname() string {
 	if a.conf.Load().Hostname != "" {
 		return a.conf.Load().Hostname
 	}
+	return systemName()
+}
+
+// systemName is what the system calls this machine.
+func systemName() string {
 	if h, err := os.Hostname(); err == nil && h != "" {
 		return h
 	}

@@ -19,6 +19,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
 	"madmail/internal/auth"
+	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/fault"
 	"madmail/internal/imap"
@@ -52,7 +53,7 @@ func (a *App) openDesk(context.Context) error {
 			Facts: a.zoneFacts,
 		},
 		Facts: a.doctorFacts, Backup: a.backup, Boxes: a.store, Append: a.intake.Append, Keeper: a.keeper.Load(), Storage: a.storage, ReloadCaches: a.reloadCaches, Restart: a.restart, Notify: a.notify,
-		Certificate: a.certificateFacts, CertificateChanged: a.certificateChanged,
+		Certificate: a.certificateFacts, CertificateChanged: a.certificateChanged, Obtain: a.obtainCertificate, Renewal: a.renewalFacts,
 		Status: a.status, Reload: a.Reload, AdminToken: a.adminToken,
 		Realtime: a.realtimeFacts, Proxy: a.proxyFacts, ProxyPassword: shadowsocks.NewPassword, TURN: func() bool { return a.conf.Load().TURNEnable },
 	})
@@ -218,10 +219,11 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	if _, err := account.NewDomains(domainOptions(conf)); err != nil {
 		return ops.Reloaded{}, err
 	}
-	if err := a.certs.Reload(); err != nil {
+	old := a.conf.Load()
+	pair, err := certs.Open(a.certFiles(conf))
+	if err != nil {
 		return ops.Reloaded{}, err
 	}
-	old := a.conf.Load()
 	if err := a.settings.Reload(ctx, fileSettings(conf)); err != nil {
 		return ops.Reloaded{}, err
 	}
@@ -245,6 +247,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	a.accounts.SetPolicy(accountPolicy(conf))
 	a.conf.Store(conf)
+	a.certs.Adopt(pair)
 	a.readAt.Store(time.Now().UnixNano())
 	a.commit(sockets, calls)
 	if err := a.applyLogging(conf, a.settings.Current().Bool(settings.LogDisabled)); err != nil {
@@ -252,14 +255,14 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, sharing_dsn, tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, sharing_dsn, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
 	}
 	return r, nil
 }
 
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
-	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.SharingDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
+	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.SharingDSN, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
 		c.IMAPAutoLogout, c.SMTPReadTimeout, c.SMTPMaxRecipients, c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteIdleTime, c.RemoteRootCA})
 }
 

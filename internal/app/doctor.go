@@ -63,6 +63,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		f.PID = 0
 		f.Sockets = a.triedSockets
 		f.Certificate = a.certificateOfFile
+		f.Renewal = a.renewalForDoctor
 		return f, nil
 	}
 	f.Quota = a.measureForDoctor
@@ -98,6 +99,7 @@ func (a *App) doctorFacts(context.Context) (doctor.Facts, error) {
 		return a.forget(ctx, who)
 	}
 	f.TURN = a.turnForDoctor
+	f.Renewal = a.renewalForDoctor
 	return f, nil
 }
 
@@ -220,6 +222,9 @@ func (a *App) secretFiles() []string {
 	list := []string{filepath.Join(a.StateDir, "admin_token"), a.db.Path(), a.shares.Path()}
 	for _, r := range a.fed.keys.Records() {
 		list = append(list, r.KeyPath)
+	}
+	if accounts, err := filepath.Glob(filepath.Join(a.StateDir, "autocert", "*account*")); err == nil {
+		list = append(list, accounts...)
 	}
 	if key := a.conf.Load().TLSKey; key != "" {
 		list = append(list, key)

@@ -207,6 +207,10 @@ func (a *App) route(r *http.Request) http.Handler {
 		a.asked[askedFederation].Add(1)
 		return a.fed.inbound
 	}
+	if h := a.acme.Answers(r); h != nil {
+		a.asked[askedSite].Add(1)
+		return h
+	}
 	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
 		a.asked[askedRelay].Add(1)
 		return h.Handler()
@@ -292,7 +296,7 @@ func (a *App) keyRecord(selector string) (string, bool) {
 // zoneFacts are what the records of our domain have to say.
 func (a *App) zoneFacts() ops.ZoneFacts {
 	conf := a.conf.Load()
-	f := ops.ZoneFacts{Domain: a.domains.Registration(), Host: strings.ToLower(strings.Trim(conf.MXDomain, "[]")), ACME: conf.TLSMode == "autocert"}
+	f := ops.ZoneFacts{Domain: a.domains.Registration(), Host: strings.ToLower(strings.Trim(conf.MXDomain, "[]")), ACME: conf.Orders()}
 	if _, err := netip.ParseAddr(f.Host); err == nil || f.Host == "" {
 		f.Host = f.Domain.Host()
 	}

@@ -29,7 +29,7 @@ func (a *App) openKeeper() error {
 			Run: func(ctx context.Context, _ time.Duration) (int, error) {
 				return a.devices.Expire(ctx, time.Now().AddDate(0, 0, -90), a.accounts.Exists)
 			},
-		}},
+		}, a.renewal()},
 	})
 	if err != nil {
 		return err

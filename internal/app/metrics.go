@@ -162,6 +162,7 @@ func (a *App) samples() metrics.Samples {
 	n("madmail_push_notifications", p.Failed, "failed")
 	n("madmail_push_notifications", p.Dropped, "dropped")
 	n("madmail_certificate_expiry_seconds", a.certs.Leaf().NotAfter.Unix())
+	n("madmail_certificate_order_failures", int64(a.acme.Renewal().Failures))
 	r := a.fed.resolver.Stats()
 	n("madmail_dns_lookups", r.Hits, "cache")
 	n("madmail_dns_lookups", r.Lookups-r.Hits, "server")

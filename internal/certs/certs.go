@@ -1,6 +1,6 @@
-// Package certs owns keys and certificates: it reads and makes the files and
-// hands out a tls.Config that never goes stale, and DKIM signatures without the
-// keys. It is the one package that reads private keys.
+// Package certs owns keys and certificates: it reads and makes the files, orders
+// certificates by ACME, and hands out a tls.Config that never goes stale, and DKIM
+// signatures without the keys. It is the one package that reads private keys.
 package certs
 
 import (
@@ -20,13 +20,13 @@ import (
 	"time"
 
 	"madmail/internal/fault"
-	"madmail/internal/safefile"
 )
 
 // Options say where the pair is and whether it may be made.
 type Options struct {
 	Cert, Key string   // paths
 	Make      bool     // make a self-signed pair when there is none
+	Mend      bool     // and when what is there is no pair: it is this server's, not an operator's
 	Names     []string // for a self-signed pair: host names and IP addresses
 	Now       func() time.Time
 }
@@ -38,9 +38,14 @@ func DefaultPaths(stateDir string) (cert, key string) {
 
 // Manager holds the current pair. Make one with Open.
 type Manager struct {
+	now atomic.Pointer[pair]
+}
+
+// pair is what was read, whole.
+type pair struct {
 	opt  Options
-	pair atomic.Pointer[tls.Certificate]
-	read atomic.Pointer[[2]time.Time] // when the files that were read were written
+	cert *tls.Certificate
+	read [2]time.Time // when the files that were read were written
 }
 
 // Open loads the pair, or makes one. Errors are fault.Invalid and name the path.
@@ -48,42 +53,71 @@ func Open(opt Options) (*Manager, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	m := &Manager{opt: opt}
-	_, cerr := os.Stat(opt.Cert)
-	_, kerr := os.Stat(opt.Key)
-	if opt.Make && errors.Is(cerr, os.ErrNotExist) && errors.Is(kerr, os.ErrNotExist) {
-		if err := SelfSigned(opt.Cert, opt.Key, opt.Names, opt.Now()); err != nil {
+	if opt.Make {
+		if err := opt.make(); err != nil {
 			return nil, err
 		}
 	}
-	return m, m.Reload()
+	p, err := read(opt)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{}
+	m.now.Store(p)
+	return m, nil
+}
+
+// make makes a self-signed pair where there is none.
+func (opt Options) make() error {
+	_, cerr := os.Stat(opt.Cert)
+	_, kerr := os.Stat(opt.Key)
+	none := errors.Is(cerr, os.ErrNotExist) && errors.Is(kerr, os.ErrNotExist)
+	if !none && opt.Mend {
+		_, err := tls.LoadX509KeyPair(opt.Cert, opt.Key)
+		none = err != nil && !errors.Is(err, os.ErrPermission)
+	}
+	if !none {
+		return nil
+	}
+	return SelfSigned(opt.Cert, opt.Key, opt.Names, opt.Now())
+}
+
+func read(opt Options) (*pair, error) {
+	p := &pair{opt: opt, read: opt.stamp()} // before: what is written meanwhile is newer
+	cert, err := tls.LoadX509KeyPair(opt.Cert, opt.Key)
+	if err != nil {
+		err = fault.Wrap(fault.Invalid, err, "certs: "+opt.Cert)
+		if errors.Is(err, os.ErrPermission) {
+			return nil, fault.WithHint(err, "give the server's user read access to the certificate and its key")
+		}
+		return nil, fault.WithHint(err, `set tls_mode = "self_signed", or tls_cert and tls_key to a matching pair`)
+	}
+	if cert.Leaf == nil {
+		if cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err, "certs: "+opt.Cert)
+		}
+	}
+	p.cert = &cert
+	return p, nil
 }
 
 // Reload reads the files anew. When that fails the old pair stays.
 func (m *Manager) Reload() error {
-	stamp := m.stamp() // before: what is written meanwhile is newer
-	pair, err := tls.LoadX509KeyPair(m.opt.Cert, m.opt.Key)
-	if err != nil {
-		err = fault.Wrap(fault.Invalid, err, "certs: "+m.opt.Cert)
-		if errors.Is(err, os.ErrPermission) {
-			return fault.WithHint(err, "give the server's user read access to the certificate and its key")
-		}
-		return fault.WithHint(err, `set tls_mode = "self_signed", or tls_cert and tls_key to a matching pair`)
+	p, err := read(m.now.Load().opt)
+	if err == nil {
+		m.now.Store(p)
 	}
-	if pair.Leaf == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return fault.Wrap(fault.Invalid, err, "certs: "+m.opt.Cert)
-		}
-	}
-	m.pair.Store(&pair)
-	m.read.Store(&stamp)
-	return nil
+	return err
 }
+
+// Adopt takes what another one has read, and where it read it from.
+func (m *Manager) Adopt(other *Manager) { m.now.Store(other.now.Load()) }
 
 // Refresh reloads the pair when a file is newer than what was read. ok reports
 // whether it did.
 func (m *Manager) Refresh() (ok bool, err error) {
-	if m.stamp() == *m.read.Load() {
+	p := m.now.Load()
+	if p.opt.stamp() == p.read {
 		return false, nil
 	}
 	err = m.Reload()
@@ -91,8 +125,8 @@ func (m *Manager) Refresh() (ok bool, err error) {
 }
 
 // stamp tells one state of the files from another.
-func (m *Manager) stamp() (s [2]time.Time) {
-	for i, p := range []string{m.opt.Cert, m.opt.Key} {
+func (opt Options) stamp() (s [2]time.Time) {
+	for i, p := range []string{opt.Cert, opt.Key} {
 		if st, err := os.Stat(p); err == nil {
 			s[i] = st.ModTime()
 		}
@@ -117,7 +151,7 @@ func Inspect(cert, key string) (leaf *x509.Certificate, selfSigned bool, err err
 }
 
 // Leaf returns the current certificate.
-func (m *Manager) Leaf() *x509.Certificate { return m.pair.Load().Leaf }
+func (m *Manager) Leaf() *x509.Certificate { return m.now.Load().cert.Leaf }
 
 // IsSelfSigned reports whether clients have to be told to accept the certificate.
 func (m *Manager) IsSelfSigned() bool {
@@ -133,7 +167,7 @@ func (m *Manager) TLSConfig(protocols ...string) *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		NextProtos: protocols,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return m.pair.Load(), nil
+			return m.now.Load().cert, nil
 		},
 	}
 }
@@ -180,11 +214,11 @@ func SelfSigned(certPath, keyPath string, names []string, now time.Time) error {
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "certs: write a key")
 	}
-	if err := os.MkdirAll(filepath.Dir(certPath), 0o750); err != nil {
-		return fault.Wrap(fault.Busy, err, "certs")
-	}
-	if err := safefile.Write(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600); err != nil {
+	if err := makeDir(filepath.Dir(certPath), 0o750); err != nil {
 		return err
 	}
-	return safefile.Write(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o640)
+	if err := writeOwned(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600); err != nil {
+		return err
+	}
+	return writeOwned(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o640)
 }

@@ -340,6 +340,10 @@ func (s *shell) tasks() *cobra.Command {
 			fmt.Fprintf(w, "%s: skipped (%s)\n", o.Task, o.Detail)
 			return
 		}
+		if o.Renewed != nil {
+			fmt.Fprintf(w, "%s: %s\n", o.Task, map[bool]string{true: "there is a new certificate", false: "the certificate is good"}[*o.Renewed])
+			return
+		}
 		fmt.Fprintf(w, "%s: deleted %d item(s)\n", o.Task, o.Deleted)
 	}
 	var age string

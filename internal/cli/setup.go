@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"madmail/internal/certs"
 	"madmail/internal/config"
 	"madmail/internal/control"
 	"madmail/internal/fault"
@@ -56,10 +59,6 @@ func mayChange(root string) error {
 // gone are flags of earlier versions whose parts this version does not have, and what
 // to do instead. Given they are an error: nobody shall believe that they worked.
 var gone = map[string]string{
-	"acme-dns-provider":            "use any ACME client and --tls-mode file",
-	"acme-dns-token":               "use any ACME client and --tls-mode file",
-	"auto-ip-cert":                 "use any ACME client and --tls-mode file",
-	"obtain-certificate":           "use any ACME client and --tls-mode file",
 	"cloudflare":                   "\"madmail dns\" prints the records",
 	"allow-unencrypted-submission": "only encrypted mail is carried",
 	"pgp-passthrough-senders":      "only encrypted mail is carried",
@@ -68,12 +67,12 @@ var gone = map[string]string{
 }
 
 // always are flags that ask for what is so in any case.
-var always = []string{"enable-chatmail", "require-pgp-encryption", "allow-secure-join", "no-obtain-certificate", "skip-dns", "skip-sync", "generate-certs", "disable-turn", "no-turn", "install-service"}
+var always = []string{"enable-chatmail", "require-pgp-encryption", "allow-secure-join", "skip-dns", "skip-sync", "generate-certs", "disable-turn", "no-turn", "install-service"}
 
 func (s *shell) install() *cobra.Command {
 	var o setup.Options
 	var root, cache string
-	var quiet, simple, dry, certOnly, rules bool
+	var quiet, simple, dry, certOnly, rules, later bool
 	c := &cobra.Command{Use: "install", Short: "Put the server on this machine: user, directories, configuration, certificate, service", Args: cobra.NoArgs,
 		Example: "  madmail install --domain chat.example.org --start-service\n  madmail install --simple --ip 192.0.2.1\n  madmail install --domain chat.example.org --dry-run",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -92,6 +91,10 @@ func (s *shell) install() *cobra.Command {
 					return err
 				}
 			}
+			if certOnly {
+				o.Obtain = true
+			}
+			o.Obtain = o.Obtain && !later && root == ""
 			if !dry && !certOnly {
 				var err error
 				if o.Program, err = os.Executable(); err != nil {
@@ -115,10 +118,16 @@ func (s *shell) install() *cobra.Command {
 	f.StringVar(&o.Domain, "domain", "", "`domain` of the addresses")
 	f.StringVar(&o.Hostname, "hostname", "", "`name` of this machine; the domain without it")
 	f.StringVar(&o.IP, "ip", "", "public `address` of this machine; it is the domain when there is none")
-	f.StringVar(&o.TLSMode, "tls-mode", "", "self_signed or file")
+	f.StringVar(&o.TLSMode, "tls-mode", "", "autocert, acme, file or self_signed; without it file where there is a pair, autocert for a domain, self_signed for an address")
 	f.StringVar(&o.Cert, "cert-path", "", "certificate `file`, with its chain")
 	f.StringVar(&o.Key, "key-path", "", "key `file`")
-	f.StringVar(&o.ACMEEmail, "acme-email", "", "`address` where operators can be reached")
+	f.StringVar(&o.ACMEEmail, "acme-email", "", "`address` where the authority reaches you")
+	f.BoolVar(&o.AutoIPCert, "auto-ip-cert", false, "order a certificate for an IP address, too")
+	f.StringVar(&o.DNSProvider, "acme-dns-provider", "", "`name` of who has the domain, for --tls-mode acme: "+strings.Join(providers(), ", "))
+	f.StringVar(&o.DNSToken, "acme-dns-token", "", "`secret` that lets records of the domain be changed")
+	f.BoolVar(&o.Staging, "staging", false, "order certificates for tests only, that nobody trusts")
+	f.BoolVar(&o.Obtain, "obtain-certificate", false, "order a certificate now; the server does it at its start otherwise")
+	f.BoolVar(&later, "no-obtain-certificate", false, "order none now, also with --cert-only")
 	f.StringVar(&o.HTTPListen, "http-listen", "", "where the invite page listens without TLS ([::]:80)")
 	f.StringVar(&o.Language, "lang", "", "`language` of the pages: en, fa, ru or es")
 	f.StringVar(&o.MaxMessageSize, "max-message-size", "", "largest message, as in 100M")
@@ -152,6 +161,11 @@ func (s *shell) install() *cobra.Command {
 		_ = f.MarkHidden(name)
 	}
 	return c
+}
+
+// providers are those that a token is enough for.
+func providers() []string {
+	return slices.DeleteFunc(certs.Providers(), func(p string) bool { return p == "rfc2136" })
 }
 
 // documents writes what is installed beside the program.
@@ -198,8 +212,19 @@ func (s *shell) askForInstall(o *setup.Options) error {
 	}
 	text(&o.Domain, "Domain of the addresses, or the IP address of this machine:", name)
 	text(&o.Hostname, "Name of this machine:", o.Domain)
-	text(&o.TLSMode, "Certificate, self_signed or file:", "self_signed")
-	if o.TLSMode == "file" {
+	usual := "autocert"
+	if _, err := netip.ParseAddr(strings.Trim(o.Domain, "[]")); err == nil || !strings.Contains(o.Hostname, ".") {
+		usual = "self_signed"
+	}
+	text(&o.TLSMode, "Certificate, autocert, acme, file or self_signed:", usual)
+	switch o.TLSMode {
+	case "autocert", "acme":
+		text(&o.ACMEEmail, "Address where the authority reaches you, may be empty:", "")
+		if o.TLSMode == "acme" {
+			text(&o.DNSProvider, "Who has the domain, "+strings.Join(providers(), ", ")+":", "cloudflare")
+			text(&o.DNSToken, "Secret that lets records be changed:", "")
+		}
+	case "file":
 		text(&o.Cert, "Certificate file:", filepath.Join("/etc", o.Name, "certs/fullchain.pem"))
 		text(&o.Key, "Key file:", filepath.Join("/etc", o.Name, "certs/privkey.pem"))
 	}
@@ -242,8 +267,16 @@ func (s *shell) carryInstall(m setup.System, o setup.Options, how installing) er
 	if err != nil {
 		return err
 	}
+	if done.Trouble != nil {
+		fmt.Fprintf(s.err, "Warning: no certificate was obtained, a self-signed one is in its place: %v\n", done.Trouble)
+		hint := fault.HintOf(done.Trouble)
+		if hint == "" {
+			hint = "the server tries again; \"madmail certificate get\" does it now"
+		}
+		fmt.Fprintln(s.err, "Hint:", hint)
+	}
 	if how.certOnly {
-		data := map[string]any{"cert_only": true, "primary_domain": done.Domain, "tls_mode": o.TLSMode, "cert_path": done.Cert, "key_path": o.Key}
+		data := map[string]any{"cert_only": true, "primary_domain": done.Domain, "tls_mode": done.TLSMode, "cert_path": done.Cert, "key_path": done.Key, "action": done.Ordered}
 		return s.result("install", "", data, func(w io.Writer) { fmt.Fprintln(w, "Certificate:", done.Cert) })
 	}
 	data := map[string]any{

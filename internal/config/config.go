@@ -47,10 +47,17 @@ type Config struct {
 	StateDir      string `toml:"state_dir"`
 	RuntimeDir    string `toml:"runtime_dir"`
 
-	TLSMode   string `toml:"tls_mode" kind:"enum" of:"autocert file self_signed"`
-	TLSCert   string `toml:"tls_cert"`
-	TLSKey    string `toml:"tls_key"`
-	ACMEEmail string `toml:"acme_email"`
+	TLSMode         string `toml:"tls_mode" kind:"enum" of:"autocert acme file self_signed"`
+	TLSCert         string `toml:"tls_cert"`
+	TLSKey          string `toml:"tls_key"`
+	ACMEEmail       string `toml:"acme_email"`
+	ACMENames       string `toml:"acme_names" kind:"list"`
+	ACMEDirectory   string `toml:"acme_directory"`
+	ACMERootCA      string `toml:"acme_root_ca"`
+	ACMEHTTPListen  string `toml:"acme_http_listen" kind:"listen"`
+	ACMEDNSProvider string `toml:"acme_dns_provider" kind:"enum" of:"cloudflare digitalocean gandi hetzner route53 vultr rfc2136"`
+	ACMEDNSServer   string `toml:"acme_dns_server"`
+	ACMEDNSToken    string `toml:"acme_dns_token"`
 
 	Debug bool   `toml:"debug"`
 	Log   string `toml:"log" kind:"log"`
@@ -358,6 +365,10 @@ func (c *Config) together(at func(key string) (file string, line int)) (problems
 		bad("tls_key", "a key without its certificate", "add tls_cert")
 	case c.TLSMode == "file" && c.TLSCert == "":
 		bad("tls_mode", `"file" needs tls_cert and tls_key`, `add both, or write tls_mode = "self_signed"`)
+	case c.TLSMode == "acme" && c.ACMEDNSProvider == "":
+		bad("tls_mode", `"acme" needs acme_dns_provider`, `it proves the names in the DNS; tls_mode = "autocert" needs port 80 only`)
+	case c.ACMEDNSProvider == "rfc2136" && c.ACMEDNSServer == "":
+		bad("acme_dns_provider", `"rfc2136" needs acme_dns_server`, `name the server of the zone, as in acme_dns_server = "192.0.2.1:53"`)
 	}
 	for _, pair := range []struct {
 		low, high string

@@ -21,13 +21,20 @@ var needs = []struct {
 		"has no effect without openmetrics_listen", "say where, as in openmetrics_listen = \"127.0.0.1:9749\""},
 	{[]string{"www_strict"}, func(c *Config) bool { return c.WWWDir == "" },
 		"has no effect without www_dir", "name the directory of your pages"},
-	{[]string{"acme_email"}, func(c *Config) bool { return c.TLSMode != "autocert" },
+	{[]string{"acme_email", "acme_names", "acme_directory", "acme_root_ca"}, func(c *Config) bool { return !c.Orders() },
+		"has no effect: tls_mode is neither autocert nor acme", ""},
+	{[]string{"acme_http_listen"}, func(c *Config) bool { return c.TLSMode != "autocert" },
 		"has no effect: tls_mode is not autocert", ""},
+	{[]string{"acme_dns_provider", "acme_dns_token", "acme_dns_server"}, func(c *Config) bool { return c.TLSMode != "acme" },
+		"has no effect: tls_mode is not acme", ""},
 	{[]string{"mail_fsync"}, func(c *Config) bool { return c.MailFsync == "never" },
 		"has no effect: what was acknowledged is always on disk", ""},
 	{[]string{"blob_dedup"}, func(c *Config) bool { return c.BlobDedup != "" && !isYes(c.BlobDedup) },
 		"has no effect: one body is always stored once for all its recipients", ""},
 }
+
+// Orders reports whether certificates are ordered from an authority.
+func (c *Config) Orders() bool { return c.TLSMode == "autocert" || c.TLSMode == "acme" }
 
 // idle finds keys of the file that have no effect beside the others. set says whether
 // a key stands in the file, at says where.

@@ -17,7 +17,7 @@ func TestKeysWithoutEffectAreNamed(t *testing.T) {
 		"turn_enable = false":                                         nil,
 		`turn_rate = "1M"`:                                            {"test.toml:1: turn_rate: has no effect without turn_enable (set turn_enable, if calls are to be relayed)"},
 		`openmetrics_password = "x"`:                                  {`test.toml:1: openmetrics_password: has no effect without openmetrics_listen (say where, as in openmetrics_listen = "127.0.0.1:9749")`},
-		`acme_email = "a@example.org"`:                                {"test.toml:1: acme_email: has no effect: tls_mode is not autocert"},
+		`acme_email = "a@example.org"`:                                {"test.toml:1: acme_email: has no effect: tls_mode is neither autocert nor acme"},
 		"mail_fsync = \"never\"\nblob_dedup = \"off\"": {
 			"test.toml:1: mail_fsync: has no effect: what was acknowledged is always on disk",
 			"test.toml:2: blob_dedup: has no effect: one body is always stored once for all its recipients",

@@ -225,11 +225,11 @@ func TestWhatHasNoEffectIsSaid(t *testing.T) {
 		"smtp tcp://0.0.0.0:25 {\n auth_mechs x\n}":             "test.conf:2: auth_mechs: unknown directive of smtp",
 		"smtp tcp://0.0.0.0:25 {\n pgp_allow_secure_join no\n}": "test.conf:2: pgp_allow_secure_join: is a setting (run madmail settings set allow_clear_securejoin false)",
 		"tls off": "test.conf:1: tls: has no effect (clients are served over TLS)",
-		"tls {\n loader acme {\n dns gandi\n }\n}":                     "test.conf:3: dns: has no effect (certificates are asked for over HTTP, port 80)",
-		"turn udp://0.0.0.0:3478 udp://192.0.2.1:3478 {\n secret s\n}": "test.conf:1: turn: \"udp://192.0.2.1:3478\" is not served: turn_listen_udp has an address already (one address for each service)",
-		"imap unix://imap.sock {\n}":                                   "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
-		"debug yes\ndebug no":                                          "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
-		"imap tcp://0.0.0.0:143 {\n insecure_auth yes\n}":              "test.conf:2: insecure_auth: has no effect (passwords are taken over TLS only, and clients use it)",
+		"tls {\n loader autocert {\n challenge tls-alpn-01\n }\n}":                                      "test.conf:3: challenge: has no effect (it is http-01 or dns-01)",
+		"turn udp://0.0.0.0:3478 udp://192.0.2.1:3478 {\n secret s\n}":                                  "test.conf:1: turn: \"udp://192.0.2.1:3478\" is not served: turn_listen_udp has an address already (one address for each service)",
+		"imap unix://imap.sock {\n}":                                                                    "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
+		"debug yes\ndebug no":                                                                           "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
+		"imap tcp://0.0.0.0:143 {\n insecure_auth yes\n}":                                               "test.conf:2: insecure_auth: has no effect (passwords are taken over TLS only, and clients use it)",
 		"msgpipeline p {\n destination lists.example.org {\n deliver_to lmtp tcp://127.0.0.1:24\n }\n}": "test.conf:3: deliver_to: this routing is not known, the built-in one is used",
 	} {
 		if got := notes(blocks(t, text, nil)); len(got) != 1 || got[0] != want {

@@ -75,6 +75,15 @@ type Record struct {
 	Required                 bool
 }
 
+// Renewal is how certificates are ordered.
+type Renewal struct {
+	On       bool // this server orders them
+	Failures int  // in a row
+	NextTry  time.Time
+	Error    string // of the last failure
+	Door     error  // why an authority that asks would not be answered
+}
+
 // Facts are what a doctor asks. Functions that are nil have nothing to tell, and their
 // checks are left out.
 type Facts struct {
@@ -101,6 +110,8 @@ type Facts struct {
 	// Certificate is the one in use, or would be; nil when there is none yet.
 	Certificate func() (leaf *x509.Certificate, selfSigned bool, err error)
 	Names       []string // that the certificate has to be valid for
+	// Renewal tells how certificates are ordered.
+	Renewal func(ctx context.Context) Renewal
 	// Zone compares the DNS with what it should say; reason is why it need not.
 	Zone func(ctx context.Context) (records []Record, reason string, err error)
 	// Disk tells about the file system of the state directory.
@@ -164,6 +175,7 @@ var table = []check{
 	{"binary", binary, nil},
 	{"ports", ports, nil},
 	{"certificate", certificate, nil},
+	{"renewal", renewal, nil},
 	{"dns", zone, nil},
 	{"clock", clock, nil},
 	{"disk", disk, nil},
@@ -414,6 +426,14 @@ func greet(ctx context.Context, l Listener) error {
 	return nil
 }
 
+// renewBy is what to type for another certificate, where others do not bring it.
+func renewBy(f *Facts, others string) string {
+	if f.Renewal != nil && f.Renewal(context.Background()).On {
+		return "madmail certificate get"
+	}
+	return others
+}
+
 func certificate(_ context.Context, f *Facts) Finding {
 	if f.Certificate == nil {
 		return leftOut()
@@ -429,7 +449,10 @@ func certificate(_ context.Context, f *Facts) Finding {
 	if leaf == nil {
 		return leftOut()
 	}
-	left := leaf.NotAfter.Sub(f.Now())
+	left, soon := leaf.NotAfter.Sub(f.Now()), 14*24*time.Hour
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); life < soon {
+		soon = life / 2 // one for an address lives for six days
+	}
 	evidence := fmt.Sprintf("valid until %s, for %s", leaf.NotAfter.UTC().Format(time.DateOnly), strings.Join(append(slices.Clone(leaf.DNSNames), ips(leaf.IPAddresses)...), ", "))
 	var missing []string
 	for _, name := range f.Names {
@@ -439,21 +462,42 @@ func certificate(_ context.Context, f *Facts) Finding {
 	}
 	switch {
 	case left <= 0:
-		return Finding{Level: Failure, Finding: "the certificate has run out", Evidence: evidence, Next: "replace tls_cert and tls_key, then madmail reload"}
+		return Finding{Level: Failure, Finding: "the certificate has run out", Evidence: evidence, Next: renewBy(f, "replace tls_cert and tls_key, then madmail reload")}
 	case f.Now().Before(leaf.NotBefore):
 		return Finding{Level: Failure, Finding: "the certificate is not valid yet: is the clock right?", Evidence: "from " + leaf.NotBefore.UTC().Format(time.RFC3339), Next: "date -u"}
-	case left < 14*24*time.Hour && !self:
-		return Finding{Level: Warning, Finding: "the certificate runs out soon", Evidence: evidence, Next: "renew it, then madmail reload"}
+	case left < soon && !self:
+		return Finding{Level: Warning, Finding: "the certificate runs out soon", Evidence: evidence, Next: renewBy(f, "renew it, then madmail reload")}
 	case len(missing) > 0:
-		return Finding{Level: Warning, Finding: "the certificate does not name " + strings.Join(missing, ", "), Evidence: evidence, Next: "order one for all names, then madmail reload"}
+		return Finding{Level: Warning, Finding: "the certificate does not name " + strings.Join(missing, ", "), Evidence: evidence, Next: renewBy(f, "order one for all names, then madmail reload")}
 	case self:
 		_, literal := f.Domain.IP()
 		if literal {
 			return Finding{Level: OK, Finding: "the certificate is our own; clients are told to accept it", Evidence: evidence}
 		}
-		return Finding{Level: Warning, Finding: "the certificate is our own: other servers with a name refuse to bring mail here", Evidence: evidence, Next: "set tls_mode = \"file\" with a public certificate"}
+		return Finding{Level: Warning, Finding: "the certificate is our own: other servers with a name refuse to bring mail here", Evidence: evidence, Next: renewBy(f, "madmail certificate autocert enable --email ADDRESS")}
 	}
 	return Finding{Level: OK, Finding: "the certificate is valid", Evidence: evidence}
+}
+
+func renewal(ctx context.Context, f *Facts) Finding {
+	if f.Renewal == nil {
+		return leftOut()
+	}
+	r := f.Renewal(ctx)
+	switch {
+	case !r.On:
+		return leftOut()
+	case r.Failures > 0:
+		return Finding{Level: Warning, Finding: fmt.Sprintf("no certificate was obtained, %d times in a row", r.Failures),
+			Evidence: "next try " + r.NextTry.UTC().Format(time.RFC3339) + ": " + r.Error, Next: "mend that, then madmail certificate get"}
+	case r.Door != nil:
+		next := fault.HintOf(r.Door)
+		if next == "" {
+			next = "madmail certificate get"
+		}
+		return Finding{Level: Warning, Finding: "the authority would not be answered on port 80", Evidence: r.Door.Error(), Next: next}
+	}
+	return Finding{Level: OK, Finding: "certificates are ordered by this server, and no order failed"}
 }
 
 func ips(list []net.IP) (s []string) {

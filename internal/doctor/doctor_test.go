@@ -24,6 +24,11 @@ import (
 
 var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
+// renewing tells how orders go.
+func renewing(r Renewal) func(context.Context) Renewal {
+	return func(context.Context) Renewal { return r }
+}
+
 // leaf is a certificate for names, valid until a time.
 func leaf(t *testing.T, until time.Time, names ...string) *x509.Certificate {
 	t.Helper()
@@ -31,7 +36,7 @@ func leaf(t *testing.T, until time.Time, names ...string) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Hour), NotAfter: until, DNSNames: names}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.AddDate(0, -3, 0), NotAfter: until, DNSNames: names}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +199,13 @@ func TestEveryCheckFindsItsTrouble(t *testing.T) {
 		{"state", Facts{State: func() error { return errors.New("db: migration 1 was changed") }}, Failure, "cannot be opened"},
 		{"ports", Facts{Sockets: func() []error { return nil }}, OK, "are free"},
 		{"ports", Facts{Sockets: func() []error { return []error{errors.New("imap: in use")} }}, Failure, "cannot start"},
+		{"certificate", Facts{Certificate: cert(now.Add(-time.Minute), false, "a.example"), Renewal: renewing(Renewal{On: true})}, Failure, "has run out"},
+		{"certificate", Facts{Certificate: func() (*x509.Certificate, bool, error) {
+			return &x509.Certificate{NotBefore: now.AddDate(0, 0, -2), NotAfter: now.AddDate(0, 0, 4)}, false, nil // one for an address
+		}}, OK, "valid"},
+		{"renewal", Facts{Renewal: renewing(Renewal{On: true})}, OK, "no order failed"},
+		{"renewal", Facts{Renewal: renewing(Renewal{On: true, Failures: 3, NextTry: now.Add(time.Hour), Error: "no"})}, Warning, "3 times in a row"},
+		{"renewal", Facts{Renewal: renewing(Renewal{On: true, Door: errors.New("taken")})}, Warning, "would not be answered on port 80"},
 		{"certificate", Facts{Certificate: func() (*x509.Certificate, bool, error) { return nil, false, errors.New("no key") }}, Failure, "cannot be used"},
 		{"files", Facts{StateDir: t.TempDir(), Foreign: func() ([]string, string) { return []string{"a", "b", "c", "d", "e", "f"}, "madmail:" }}, Failure, "somebody else"},
 		{"calls", Facts{Running: true, TURN: func() (string, string, string, bool) { return "", "", "", false }}, Note, "not relayed"},

@@ -131,6 +131,7 @@ var Table = []Metric{
 	{"madmail_push_notifications", Counter, "Requests to the notification service, by result.", []string{"result"}},
 	{"madmail_webhook_events", Counter, "Events for the operator's webhook, by what became of them.", []string{"result"}},
 	{"madmail_certificate_expiry_seconds", Gauge, "When the certificate runs out, in unix time.", nil},
+	{"madmail_certificate_order_failures", Gauge, "Orders of a certificate that failed, in a row.", nil},
 	{"madmail_dns_lookups", Counter, "Questions to the resolver, by where the answer came from.", []string{"source"}},
 }
 

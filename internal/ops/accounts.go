@@ -43,6 +43,9 @@ type Desk struct {
 	// Certificate tells where the pair is; CertificateChanged lets the server take it.
 	Certificate        func() CertificateFacts
 	CertificateChanged func() error
+	// Obtain orders a certificate, and Renewal tells how the last orders went.
+	Obtain  func(context.Context, CertificateOrder) (CertificateMade, error)
+	Renewal func() RenewalFacts
 	// Status tells how the server is.
 	Status func(ctx context.Context) Status
 	// Reload reads configuration and certificates anew.
@@ -234,6 +237,8 @@ func NewTable(d *Desk) Table {
 	t := make(Table)
 	Define(t, "status", "Tell how the server is", func(ctx context.Context, _ none) (Status, error) { return d.Status(ctx), nil })
 	Define(t, "certificate.status", "Show the TLS certificate", d.certificate)
+	Define(t, "certificate.get", "Order a certificate from an authority, unless there is a good one", func(ctx context.Context, p CertificateOrder) (CertificateMade, error) { return d.Obtain(ctx, p) })
+	Define(t, "certificate.autocert", "Show how the orders of certificates go", d.autocert)
 	Define(t, "certificate.self-signed", "Make a self-signed certificate", d.selfSigned)
 	Define(t, "reload", "Read configuration and certificates anew", func(ctx context.Context, _ none) (Reloaded, error) { return d.Reload(ctx) })
 	Define(t, "admin-token", "Show the token of the admin API", func(_ context.Context, p struct{ Rotate bool }) (AdminToken, error) {

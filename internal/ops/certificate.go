@@ -43,8 +43,69 @@ type Certificate struct {
 // CertificateMade says what became of a request for a certificate.
 type CertificateMade struct {
 	Domain   string `json:"domain"`
-	Action   string `json:"action"` // issued or skipped
+	Action   string `json:"action"` // issued, renewed or skipped
 	CertPath string `json:"cert_path"`
+	// Names are those that were asked for, of an authority.
+	Names []string `json:"names,omitempty"`
+}
+
+// CertificateOrder asks for a certificate of an authority. What is empty is as the
+// configuration says.
+type CertificateOrder struct {
+	Domain, Email, HTTPListen string
+	Staging, Force            bool
+}
+
+// RenewalFacts say how the orders of certificates go.
+type RenewalFacts struct {
+	Orders           bool // the configuration lets this server order
+	Email, Authority string
+	Failures         int // in a row
+	LastTry, NextTry time.Time
+	Error            string // of the last failure
+}
+
+// Autocert is how the orders of certificates go. Times are RFC 3339 in UTC, null when
+// there is none.
+type Autocert struct {
+	Enabled         bool    `json:"enabled"`
+	Mode            string  `json:"tls_mode"`
+	Email           string  `json:"email"`
+	Domain          string  `json:"domain"`
+	Authority       string  `json:"authority"`
+	Issuer          string  `json:"issuer"`
+	NotAfter        *string `json:"not_after"`
+	DaysRemaining   *int    `json:"days_remaining"`
+	RenewWithinDays int     `json:"renew_within_days"`
+	Failures        int     `json:"failures"`
+	LastTry         *string `json:"last_try"`
+	NextTry         *string `json:"next_try"`
+	Error           string  `json:"error,omitempty"`
+}
+
+func (d *Desk) autocert(context.Context, none) (Autocert, error) {
+	f, r := d.Certificate(), d.Renewal()
+	a := Autocert{Enabled: r.Orders, Mode: f.Mode, Email: r.Email, Domain: f.Domain, Authority: r.Authority, RenewWithinDays: 30, Failures: r.Failures, Error: r.Error}
+	for _, t := range []struct {
+		from time.Time
+		to   **string
+	}{{r.LastTry, &a.LastTry}, {r.NextTry, &a.NextTry}} {
+		if !t.from.IsZero() {
+			s := stamp(t.from)
+			*t.to = &s
+		}
+	}
+	leaf, selfSigned, err := certs.Inspect(f.Cert, f.Key)
+	if err != nil {
+		return a, nil // certificate.status says why
+	}
+	var c Certificate
+	describe(&c, leaf, selfSigned, time.Now())
+	a.Issuer, a.NotAfter, a.DaysRemaining = c.Issuer, c.NotAfter, c.DaysRemaining
+	if !selfSigned {
+		a.RenewWithinDays = int(certs.Window(leaf) / (24 * time.Hour))
+	}
+	return a, nil
 }
 
 func (d *Desk) certificate(context.Context, none) (Certificate, error) {

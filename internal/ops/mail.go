@@ -94,6 +94,7 @@ type TaskDone struct {
 	DeletedMessages int    `json:"deleted_messages"`
 	DeletedAccounts int    `json:"deleted_accounts"`
 	Detail          string `json:"detail"`
+	Renewed         *bool  `json:"renewed,omitempty"` // of renew-certificate
 }
 
 func (d *Desk) tasks(ctx context.Context, _ none) (Tasks, error) {
@@ -129,6 +130,9 @@ func taskDone(o upkeep.Outcome) TaskDone {
 		r.DeletedAccounts = o.Removed
 	case "prune-old-messages", "purge-seen", "prune-unread-older":
 		r.DeletedMessages = o.Removed
+	case "renew-certificate":
+		renewed := o.Removed > 0
+		r.Deleted, r.Renewed = 0, &renewed
 	}
 	return r
 }

@@ -37,6 +37,7 @@ import (
 // house is a desk over real accounts and settings, with fakes for what lies
 // above them.
 type house struct {
+	renewal RenewalFacts // how orders of certificates go
 	Table
 	t        testing.TB
 	dir      string
@@ -131,6 +132,10 @@ func newHouse(t testing.TB) *house {
 			return CertificateFacts{Mode: "self_signed", Domain: "example.org", Names: []string{"example.org"}, Cert: cert, Key: key, Ours: true}
 		},
 		CertificateChanged: func() error { return nil },
+		Obtain: func(_ context.Context, p CertificateOrder) (CertificateMade, error) {
+			return CertificateMade{Domain: "example.org", Action: certs.Renewed}, nil
+		},
+		Renewal: func() RenewalFacts { return h.renewal },
 		Append: func(ctx context.Context, t mailbox.Target, r io.Reader, _ int64) (mailbox.Placed, error) {
 			w, err := h.mail.NewBody(ctx)
 			if err != nil {

@@ -28,9 +28,16 @@ type Options struct {
 	Hostname string // name of this machine; the domain without one
 	IP       string // public address
 
-	TLSMode   string // self_signed or file; "" is file when Cert and Key are given
-	Cert, Key string
-	ACMEEmail string
+	// TLSMode is self_signed, file, autocert or acme. "" is file when there is a pair of
+	// files, else autocert for a name, self_signed for an address.
+	TLSMode     string
+	Cert, Key   string
+	AutoIPCert  bool // autocert for an address, too
+	ACMEEmail   string
+	Staging     bool   // of an authority for tests
+	DNSProvider string // with its token it makes the mode acme
+	DNSToken    string
+	Obtain      bool // order a certificate now, not when the server starts
 
 	HTTPListen     string // "[::]:80" without one
 	Language       string
@@ -62,7 +69,10 @@ type Installed struct {
 	Unit         bool
 	Started      bool
 	TURN, SS     bool
-	Cert         string // path of a certificate that was made or given
+	Cert, Key    string // paths of a pair that was made or given
+	TLSMode      string
+	Ordered      string // what became of an order: issued, renewed or skipped
+	Trouble      error  // why an order failed; the pair is self-signed then
 	Config       string
 	ConfigBackup string
 }
@@ -107,8 +117,15 @@ func (o *Options) complete() error {
 		o.IP = literal.String()
 	}
 	if o.TLSMode == "" {
-		if o.TLSMode = "self_signed"; o.Cert != "" || o.Key != "" {
+		switch names := certs.Identifiers(o.Hostname, o.Domain); {
+		case o.Cert != "" || o.Key != "":
 			o.TLSMode = "file"
+		case o.DNSProvider != "":
+			o.TLSMode = "acme"
+		case o.AutoIPCert || len(names) > 0 && !literal.IsValid():
+			o.TLSMode = "autocert"
+		default:
+			o.TLSMode = "self_signed"
 		}
 	}
 	switch o.TLSMode {
@@ -118,11 +135,16 @@ func (o *Options) complete() error {
 			return fault.New(fault.Invalid, "--tls-mode file needs --cert-path and --key-path")
 		}
 	case "autocert", "acme":
-		return fault.WithHint(fault.New(fault.Invalid, "this version does not obtain certificates"),
-			"install with --tls-mode self_signed, get one with any ACME client, and set tls_mode, tls_cert and tls_key; docs/install.md shows how")
+		if len(certs.Identifiers(o.Hostname, o.Domain)) == 0 {
+			return fault.WithHint(fault.Newf(fault.Invalid, "--tls-mode %s: nobody vouches for %s", o.TLSMode, o.Hostname), "a domain with a dot or a public IP address is needed; --tls-mode self_signed does without")
+		}
 	default:
-		return fault.WithHint(fault.Newf(fault.Invalid, "--tls-mode: %.40q is no way to a certificate", o.TLSMode), "self_signed or file")
+		return fault.WithHint(fault.Newf(fault.Invalid, "--tls-mode: %.40q is no way to a certificate", o.TLSMode), "autocert, acme, file or self_signed")
 	}
+	if o.TLSMode != "acme" && o.DNSProvider+o.DNSToken != "" {
+		return fault.Newf(fault.Invalid, "--acme-dns-provider and --acme-dns-token go with --tls-mode acme, not with %s", o.TLSMode)
+	}
+	o.Obtain = o.Obtain && (o.TLSMode == "autocert" || o.TLSMode == "acme")
 	if o.HTTPListen == "" {
 		o.HTTPListen = "[::]:80"
 	}
@@ -166,11 +188,16 @@ func (o Options) ConfigText() []byte {
 	} {
 		line(l[0], l[1])
 	}
-	b.WriteString("\n# self_signed makes a certificate by itself; file takes tls_cert and tls_key.\n")
+	b.WriteString("\n# autocert gets a certificate from an authority that asks at port 80, acme one that\n# looks into the DNS; self_signed makes one by itself; file takes tls_cert and tls_key.\n")
 	line("tls_mode", o.TLSMode)
 	line("tls_cert", o.Cert)
 	line("tls_key", o.Key)
 	line("acme_email", o.ACMEEmail)
+	line("acme_dns_provider", o.DNSProvider)
+	line("acme_dns_token", o.DNSToken)
+	if o.Staging {
+		line("acme_directory", "staging")
+	}
 	if o.TURN {
 		b.WriteString("\n# Relay calls: needs UDP and TCP 3478 and UDP 49152 to 65535 open to the world.\nturn_enable = true\n")
 		line("turn_secret", o.TURNSecret)
@@ -198,6 +225,7 @@ func (o Options) ConfigText() []byte {
 // Install plans what Options ask for. Nothing is done yet; the result is filled while
 // the steps are carried out.
 func (s System) Install(o Options) ([]Step, *Installed, error) {
+	s.existing(&o)
 	if err := o.complete(); err != nil {
 		return nil, nil, err
 	}
@@ -208,7 +236,7 @@ func (s System) Install(o Options) ([]Step, *Installed, error) {
 	if _, problems := config.Parse("chatmail.toml", text); len(problems) > 0 {
 		return nil, nil, fault.Wrap(fault.Invalid, problems[0], "install")
 	}
-	out := &Installed{Domain: o.Domain, Config: o.Config(), TURN: o.TURN, SS: o.SS, Cert: o.Cert}
+	out := &Installed{Domain: o.Domain, Config: o.Config(), TURN: o.TURN, SS: o.SS, Cert: o.Cert, Key: o.Key, TLSMode: o.TLSMode}
 	var steps []Step
 	step := func(text string, do func(ctx context.Context) error) { steps = append(steps, Step{text, do}) }
 	uid, gid := -1, -1
@@ -256,7 +284,7 @@ func (s System) Install(o Options) ([]Step, *Installed, error) {
 	} else {
 		step("self-signed certificate for "+o.Hostname, func(context.Context) error {
 			cert, key := certs.DefaultPaths(o.StateDir)
-			out.Cert = cert
+			out.Cert, out.Key = cert, key
 			if _, err := certs.Open(certs.Options{Cert: s.at(cert), Key: s.at(key), Make: true, Names: []string{o.Hostname, o.Domain, o.IP}, Now: s.Now}); err != nil {
 				return err
 			}
@@ -282,6 +310,12 @@ func (s System) Install(o Options) ([]Step, *Installed, error) {
 		}
 		return own(o.Config(), 0, gid)
 	})
+	if o.Obtain {
+		step("certificate from an authority for "+o.Hostname, func(ctx context.Context) error {
+			s.order(ctx, o, out)
+			return nil
+		})
+	}
 	if o.Program != "" {
 		step("program "+o.Binary, func(context.Context) error { return s.copyProgram(o.Program, o.Binary) })
 	}
@@ -317,6 +351,36 @@ func (s System) Install(o Options) ([]Step, *Installed, error) {
 		}
 	}
 	return steps, out, nil
+}
+
+// existing finds a pair of an operator where one belongs.
+func (s System) existing(o *Options) {
+	l := o.Fill()
+	cert, key := filepath.Join(l.ConfigDir, "certs", "fullchain.pem"), filepath.Join(l.ConfigDir, "certs", "privkey.pem")
+	if o.TLSMode == "" && o.Cert == "" && o.Key == "" {
+		if _, _, err := certs.Inspect(s.at(cert), s.at(key)); err == nil {
+			o.Cert, o.Key = cert, key
+		}
+	}
+}
+
+// order gets a certificate. When that fails the self-signed one is good enough to
+// start with, and the server goes on trying.
+func (s System) order(ctx context.Context, o Options, out *Installed) {
+	if s.Order == nil {
+		return
+	}
+	w := certs.Order{Email: o.ACMEEmail, Names: certs.Identifiers(o.Hostname, o.Domain), HTTP: o.HTTPListen}
+	w.Cert, w.Key = certs.DefaultPaths(s.at(o.StateDir))
+	if o.Staging {
+		w.Directory = certs.Staging
+	}
+	if o.TLSMode == "acme" {
+		if w.Zone, out.Trouble = certs.OpenZone(certs.ZoneOptions{Provider: o.DNSProvider, Token: o.DNSToken}); out.Trouble != nil {
+			return
+		}
+	}
+	out.Ordered, out.Trouble = s.Order(ctx, s.at(o.StateDir), w)
 }
 
 // write puts a file that everybody may read where it belongs.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/certs"
 	"madmail/internal/fault"
 )
 
@@ -42,6 +43,9 @@ type System struct {
 	// Manager reports whether systemd runs here.
 	Manager bool
 	Now     func() time.Time
+	// Order gets a certificate from an authority, for the state directory. nil leaves
+	// that to the server.
+	Order func(ctx context.Context, stateDir string, o certs.Order) (action string, err error)
 }
 
 // Machine is this machine, or an image of one below root.
@@ -50,6 +54,9 @@ func Machine(root string) System {
 	if root == "" {
 		_, err := os.Stat("/run/systemd/system")
 		s.Manager = err == nil
+		s.Order = func(ctx context.Context, stateDir string, o certs.Order) (string, error) {
+			return certs.NewACME(stateDir, nil, nil).Obtain(ctx, o)
+		}
 		if os.Geteuid() == 0 {
 			s.Chown = os.Lchown
 		}

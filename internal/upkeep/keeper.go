@@ -259,6 +259,8 @@ type Task struct {
 	// Run does it and returns how many things it removed. age is the operator's;
 	// 0 takes the rule's.
 	Run func(ctx context.Context, age time.Duration) (removed int, err error)
+	// Job is what runs by itself, when that is not Run.
+	Job func(ctx context.Context) error
 	// NeedsAge: there is no rule; an operator must say how old is old.
 	NeedsAge bool
 }
@@ -386,6 +388,9 @@ func (k *Keeper) Jobs() (jobs []Job) {
 					k.lookEverywhere()
 				}
 				return nil
+			}
+			if t.Job != nil {
+				return t.Job(ctx)
 			}
 			_, err := t.Run(ctx, 0)
 			return err
