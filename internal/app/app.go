@@ -299,6 +299,9 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 	if filter == "" && !conf.Debug && !a.opt.Debug && a.opt.Env("CHATMAIL_TURN_DEBUG") == "1" {
 		filter = "warn,turn=debug"
 	}
+	if base := map[bool]string{true: "debug", false: "warn"}[conf.Debug || a.opt.Debug]; filter == "" && len(conf.Verbose) > 0 {
+		filter = base + "," + strings.Join(conf.Verbose, ",")
+	}
 	targets := conf.LogTargets()
 	if len(a.opt.Log) > 0 {
 		targets = a.opt.Log
@@ -350,7 +353,7 @@ func (a *App) lock(ctx context.Context) (release func() error, err error) {
 // openNouns opens the database and what is kept in it.
 func (a *App) openNouns(ctx context.Context) error {
 	var err error
-	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.Load().DBDSN, Log: a.Log.Logger("db")}); err != nil {
+	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.Load().DBDSN, Cache: a.conf.Load().DBCacheSize, Busy: time.Duration(a.conf.Load().DBBusyTimeout) * time.Millisecond, Log: a.Log.Logger("db")}); err != nil {
 		return err
 	}
 	a.onStop(a.db.Close)
@@ -438,7 +441,7 @@ func (a *App) openFlows(ctx context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Form: a.form, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
@@ -474,10 +477,37 @@ func (a *App) counts() map[string]int64 {
 	}
 }
 
-// maxSize is the size limit of a message: the smaller of the two settings.
+func mailDoor(d config.Door) smtpserver.Door {
+	return smtpserver.Door{MaxRecipients: d.MaxRecipients, IdleTimeout: d.Read, WriteTimeout: d.Write, Limits: d.Limits, RefuseSender: d.RefuseSender}
+}
+
+// mailPort is what the file says of the port by which a message comes.
+func (a *App) mailPort(via delivery.Via) config.Door {
+	switch via {
+	case delivery.Inbound:
+		return a.conf.Load().MX()
+	case delivery.Submission:
+		return a.conf.Load().Clients()
+	}
+	return config.Door{}
+}
+
+func (a *App) form(via delivery.Via) delivery.Form {
+	d := a.mailPort(via)
+	return delivery.Form{Header: d.MaxHeader, Line: d.MaxLine, Received: d.MaxReceived}
+}
+
+// maxSize is the size limit of a message: the smaller of the two settings, or what the
+// file says of the port while nobody has set another.
 func (a *App) maxSize(via delivery.Via) int64 {
 	s := a.settings.Current()
-	n := min(s.Size(settings.AppendLimit), s.Size(settings.MaxMessageSize))
+	n := s.Size(settings.MaxMessageSize)
+	if s.Source(settings.MaxMessageSize) != settings.FromStore {
+		if own := a.mailPort(via).MaxMessage; own > 0 {
+			n = own
+		}
+	}
+	n = min(n, s.Size(settings.AppendLimit))
 	if via == delivery.Federation || via == delivery.Inbound {
 		n = min(n, s.Size(settings.MaxFederationSize))
 	}
@@ -550,7 +580,7 @@ func (a *App) openDoors(context.Context) error {
 			}
 			return a.maxSize(delivery.Submission)
 		},
-		IdleTimeout: duration(a.conf.Load().SMTPReadTimeout), MaxRecipients: a.conf.Load().SMTPMaxRecipients,
+		Doors: [2]smtpserver.Door{mailDoor(a.conf.Load().MX()), mailDoor(a.conf.Load().Clients())}, AllowInsecureAuth: a.conf.Load().SubmissionInsecureAuth,
 		RatePerMinute: a.conf.Load().MaxUserSendPerMinute, RateBurst: a.conf.Load().MaxUserSendBurst,
 		Logger: a.Log.Logger("smtp"),
 	})
@@ -561,8 +591,8 @@ func (a *App) openDoors(context.Context) error {
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: a.maxAppend,
-		IdleTimeout: duration(a.conf.Load().IMAPAutoLogout),
-		Tokens:      a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
+		IdleTimeout: duration(a.conf.Load().IMAPAutoLogout), AllowInsecureAuth: a.conf.Load().IMAPInsecureAuth,
+		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {
 		return err

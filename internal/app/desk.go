@@ -249,7 +249,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_..., tls_mode, tls_cert, tls_key, proxy_protocol, max_user_send_..., remote_..., and of imap_..., smtp_... and submission_... time-outs, recipients, limits and insecure_auth take effect at the next start")
 	}
 	return r, nil
 }
@@ -257,7 +257,9 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
 	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.TLSMode, c.TLSCert, c.TLSKey, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
-		c.IMAPAutoLogout, c.SMTPReadTimeout, c.SMTPMaxRecipients, c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteIdleTime, c.RemoteRootCA})
+		c.IMAPAutoLogout, c.IMAPInsecureAuth, mailDoor(c.MX()), mailDoor(c.Clients()), c.SubmissionInsecureAuth, c.DBCacheSize, c.DBBusyTimeout,
+		c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteConnectTimeout, c.RemoteIdleTime, c.RemoteMaxIdle, c.RemoteReuse, c.RemoteLocalIP, c.RemoteForceIPv4,
+		c.RemoteLimits, c.RemoteMTASTSDir, c.RemoteRootCA})
 }
 
 // atOnce are settings of components that count at once: greetings read the
@@ -422,6 +424,9 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 	}
 	switch entry {
 	case "/shared/vendor/deltachat/maxsmtprecipients":
+		if n := m.a.conf.Load().SubmissionMaxRecipients; n > 0 && n < 1000 {
+			return strconv.Itoa(n), true, nil // clients make more messages of a larger group
+		}
 		return "1000", true, nil
 	case "/shared/admin":
 		if m.a.conf.Load().ACMEEmail != "" {

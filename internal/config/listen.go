@@ -41,8 +41,13 @@ func checkListens(list string) error {
 	return nil
 }
 
-// Address is a listen address without its scheme: host:port.
-func Address(listen string) string { return trimScheme(listen) }
+// Address is a listen address without its scheme: host:port. Of several it is the first.
+func Address(listen string) string {
+	if all := strings.Fields(listen); len(all) > 0 {
+		listen = all[0]
+	}
+	return trimScheme(listen)
+}
 
 func trimScheme(s string) string {
 	for _, p := range []string{"tcp://", "tls://", "udp://", "tcp:"} {
@@ -61,7 +66,7 @@ func checkIP(s string) error {
 const defaultTURNPort = 3478
 
 func portOf(listen string) string {
-	_, port, _ := net.SplitHostPort(trimScheme(listen))
+	_, port, _ := net.SplitHostPort(Address(listen))
 	return port
 }
 
@@ -159,18 +164,20 @@ func (c *Config) Listeners(p Ports) []Listener {
 		if file == "" && c.TURNPort != "" {
 			file = "0.0.0.0:" + c.TURNPort
 		}
-		udp := p.resolve("turn", file, "", fallback, "", false)
-		udp.Net = "udp"
-		list = append(list, udp, p.resolve("turn_tcp", file, "", fallback, "", false), p.resolve("turn_tls", c.TURNListenTLS, "", "", "", true))
+		udp := p.each("turn", file, "", fallback, "", false)
+		for i := range udp {
+			udp[i].Net = "udp"
+		}
+		list = slices.Concat(list, udp, p.each("turn_tcp", file, "", fallback, "", false), p.each("turn_tls", c.TURNListenTLS, "", "", "", true))
 	}
 	if c.SSAddr != "" && !p.Off("shadowsocks") {
-		list = append(list, p.resolve("shadowsocks", c.SSAddr, "", "", "", false))
+		list = append(list, p.each("shadowsocks", c.SSAddr, "", "", "", false)...)
 	}
 	if (c.IrohEnable || c.IrohRelayURL != "" || p.Port("iroh") != 0) && !p.Off("iroh") {
 		list = append(list, c.realtime(p, list)...)
 	}
 	if c.OpenMetricsListen != "" {
-		list = append(list, p.resolve("openmetrics", c.OpenMetricsListen, "", "", "", false))
+		list = append(list, p.each("openmetrics", c.OpenMetricsListen, "", "", "", false)...)
 	}
 	var on []Listener
 	for _, l := range list {
@@ -283,7 +290,7 @@ func (c *Config) realtime(p Ports, others []Listener) (list []Listener) {
 	if file == "" && c.TURNPort != "" {
 		file = "0.0.0.0:" + c.TURNPort
 	}
-	l = wide(p.resolve("stun", file, "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
+	l = wide(p.resolve("stun", Address(file), "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
 	if l.Net = "udp"; !slices.ContainsFunc(others, func(o Listener) bool { return o.Name == "turn" }) && !taken("udp", l.Addr) {
 		list = append(list, l)
 	}

@@ -46,6 +46,8 @@ type Options struct {
 	Local func(address.Domain) bool
 	// MaxSize is the size limit of a message, in octets, by door.
 	MaxSize func(Via) int64
+	// Form, when not nil, is what a message has to keep to besides, by door.
+	Form func(Via) Form
 	// AppendLimit, when not nil, is the largest message that an account takes, in
 	// octets and through whatever door; 0 for what holds for all.
 	AppendLimit func(address.Addr) int64
@@ -61,6 +63,13 @@ type Options struct {
 	Delivered func(to address.Addr)
 	Logger    *slog.Logger
 	Now       func() time.Time
+}
+
+// Form are limits of what a message looks like. Zero values leave MaxReceived and
+// message.MaxHeader, and lines of any length.
+type Form struct {
+	Header, Line int64 // octets, line ends included
+	Received     int
 }
 
 // Service is the intake. All methods may be called from many goroutines.

@@ -9,6 +9,7 @@ import (
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
 	"madmail/internal/smtp"
+	"madmail/internal/throttle"
 )
 
 // mail begins a transaction. What is wrong with the sender is told at RCPT,
@@ -56,6 +57,22 @@ func (c *session) mail(arg string) smtp.Reply {
 		case !c.srv.rate.allow(tx.env.From, c.srv.opt.Now()):
 			c.srv.stats.by[c.module()].deferred.Add(1)
 			tx.deferred = &smtp.Reply{Code: 450, Text: []string{"4.7.1: Too much mail from <" + tx.env.From.Wire() + ">, try again later"}}
+		}
+	}
+	if d := tx.deferred; d != nil && c.door().RefuseSender {
+		return *d
+	}
+	if tx.deferred == nil {
+		for _, l := range []struct {
+			scope throttle.Scope
+			who   string
+		}{{throttle.All, ""}, {throttle.IP, address.Network(c.remote).String()}, {throttle.Source, string(tx.env.From.Domain())}} {
+			if !c.turn(&tx, l.scope, l.who) {
+				for _, end := range tx.turns {
+					end()
+				}
+				return highLoad
+			}
 		}
 	}
 	c.tx = tx
@@ -121,7 +138,7 @@ func (c *session) rcptReply(arg string) smtp.Reply {
 	if c.tx.deferred != nil {
 		return *c.tx.deferred
 	}
-	if c.tx.rcpts >= c.srv.opt.MaxRecipients {
+	if c.tx.rcpts >= c.door().MaxRecipients {
 		return smtp.Say(452, "4.5.3", "Too many recipients")
 	}
 	c.tx.rcpts++
@@ -137,6 +154,15 @@ func (c *session) rcptReply(arg string) smtp.Reply {
 	}
 	if err := c.srv.opt.Intake.Check(context.Background(), &c.tx.env, to); err != nil {
 		return c.refusal(err, atRecipient)
+	}
+	if d := to.Domain(); !c.tx.domains[d] {
+		if !c.turn(&c.tx, throttle.Destination, string(d)) {
+			return highLoad
+		}
+		if c.tx.domains == nil {
+			c.tx.domains = make(map[address.Domain]bool)
+		}
+		c.tx.domains[d] = true
 	}
 	if c.tx.seen == nil {
 		c.tx.seen = make(map[address.Addr]bool)

@@ -1,0 +1,73 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestValuesOfOnePortStayThere: the blocks smtp and submission are two doors.
+func TestValuesOfOnePortStayThere(t *testing.T) {
+	c := blocks(t, `
+smtp tcp://0.0.0.0:25 {
+    max_message_size 32M
+    max_header_size 64K
+    smtp_max_line_length 4000
+    max_received 7
+    max_recipients 100
+    read_timeout 3m
+    write_timeout 30s
+    debug yes
+    limits {
+        all rate 20 1s
+        ip concurrency 5
+    }
+}
+submission tls://0.0.0.0:465 {
+    max_message_size 50M
+    defer_sender_reject no
+    insecure_auth yes
+    io_debug
+}
+storage.imapsql local_mailboxes {
+    sqlite3_cache_size -4000
+    sqlite3_busy_timeout 7000
+}
+target.remote outbound_delivery {
+    local_ip 192.0.2.9
+    force_ipv4 yes
+    connect_timeout 20s
+    conn_reuse_limit 10
+    conn_max_idle_count 4
+    limits {
+        destination concurrency 3
+    }
+    mx_auth {
+        mtasts {
+            fs_dir policies
+        }
+    }
+}
+`, nil)
+	mx, clients := c.MX(), c.Clients()
+	want := "{33554432 65536 4000 7 100 3m0s 30s [{all 20 1s} {ip 5 0s}] false false}"
+	if got := fmt.Sprint(mx); got != want {
+		t.Errorf("port 25: %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(clients), "{52428800 0 0 0 0 0s 0s [] true true}"; got != want {
+		t.Errorf("submission: %s, want %s", got, want)
+	}
+	if c.MaxMessageSize != "50M" || mx.Read != 3*time.Minute {
+		t.Errorf("what holds for all: %s", c.MaxMessageSize)
+	}
+	if got := fmt.Sprintln(c.RemoteLocalIP, c.RemoteForceIPv4, c.RemoteConnectTimeout, c.RemoteReuse, c.RemoteMaxIdle, c.RemoteLimits, c.RemoteMTASTSDir, c.DBCacheSize, c.DBBusyTimeout); got != "192.0.2.9 true 20s 10 4 destination concurrency 3 policies -4000 7000\n" {
+		t.Errorf("mail to others, database: %s", got)
+	}
+	if want := []string{"smtp=debug", "smtp=trace"}; !slices.Equal(c.Verbose, want) {
+		t.Errorf("logged: %q, want %q", c.Verbose, want)
+	}
+	if n := notes(c); len(n) > 0 {
+		t.Errorf("notes %q", n)
+	}
+}
