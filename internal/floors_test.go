@@ -15,7 +15,7 @@ import (
 // floors is the drawing of docs/decisions/0002: a package imports from lower
 // floors only. The names are those below internal/.
 var floors = [][]string{
-	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet", "throttle", "caller"},
+	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "readable", "inflate", "logging", "metrics", "version", "inlet", "throttle", "verdict", "caller"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf", "page"},
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
@@ -30,6 +30,7 @@ var sideways = map[[2]string]string{
 	{"units", "fault"}:    "errors have a kind from the lowest floor on",
 	{"logging", "fault"}:  "errors have a kind from the lowest floor on",
 	{"safefile", "fault"}: "errors have a kind from the lowest floor on",
+	{"verdict", "fault"}:  "errors have a kind from the lowest floor on",
 	{"throttle", "fault"}: "errors have a kind from the lowest floor on",
 	{"throttle", "units"}: "its rules have times",
 	{"readable", "task"}:  "every goroutine has an owner",

@@ -31,6 +31,7 @@ import (
 	"madmail/internal/fault"
 	"madmail/internal/throttle"
 	"madmail/internal/units"
+	"madmail/internal/verdict"
 )
 
 // Config is the file's values. The toml tag is the key; kind says how the text
@@ -166,6 +167,23 @@ type Config struct {
 	SubmissionLimits            string `toml:"submission_limits" kind:"limits"`
 	SubmissionDeferSenderReject string `toml:"submission_defer_sender_reject" kind:"bool"`
 	SubmissionInsecureAuth      bool   `toml:"submission_insecure_auth"`
+
+	SPF             bool   `toml:"spf"`
+	SPFEnforceEarly bool   `toml:"spf_enforce_early"`
+	SPFNone         string `toml:"spf_none_action" kind:"action"`
+	SPFNeutral      string `toml:"spf_neutral_action" kind:"action"`
+	SPFFail         string `toml:"spf_fail_action" kind:"action"`
+	SPFSoftFail     string `toml:"spf_softfail_action" kind:"action"`
+	SPFPermError    string `toml:"spf_permerr_action" kind:"action"`
+	SPFTempError    string `toml:"spf_temperr_action" kind:"action"`
+	DKIMNoSignature string `toml:"dkim_no_sig_action" kind:"action"`
+	DKIMBroken      string `toml:"dkim_broken_sig_action" kind:"action"`
+	DKIMFailOpen    bool   `toml:"dkim_fail_open"`
+	DMARC           bool   `toml:"dmarc"`
+	RequireTLS      string `toml:"require_tls" kind:"action"`
+	RequireMX       string `toml:"require_mx_record" kind:"action"`
+	RequireReverse  string `toml:"require_matching_rdns" kind:"action"`
+	JunkMailbox     string `toml:"junk_mailbox" kind:"folder"`
 
 	IMAPAutoLogout          string `toml:"imap_auto_logout" kind:"duration"`
 	IMAPInsecureAuth        bool   `toml:"imap_insecure_auth"`
@@ -595,6 +613,14 @@ func check(f field, text string) (what, hint string) {
 	case "pages":
 		_, err = strconv.ParseInt(text, 10, 32)
 		noun, hint = "size of a cache", "write a number of pages, or with a minus one of KiB"
+	case "action":
+		if _, err = verdict.Parse(text); err != nil {
+			return fault.UserText(err), `write "ignore", "quarantine" or "reject"`
+		}
+	case "folder":
+		if text == "" || len(text) > 64 || strings.ContainsAny(text, "/%*\"\\\x7f") || strings.EqualFold(text, "inbox") {
+			return fmt.Sprintf("%q is not a name for a folder", text), `write "Junk"`
+		}
 	case "limits":
 		if _, err = throttle.Parse(text); err != nil {
 			return fault.UserText(err), `write lines such as "all rate 20 1s" and "ip concurrency 10"`

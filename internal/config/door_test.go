@@ -2,10 +2,63 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
+
+	"madmail/internal/verdict"
 )
+
+// TestChecksAreThoseOfTheBlocks: operator specification 2.5, by name and in place.
+func TestChecksAreThoseOfTheBlocks(t *testing.T) {
+	c := blocks(t, `
+check.spf strict {
+    softfail_action reject 550 5.7.23 "Not from there"
+    enforce_early
+}
+smtp tcp://0.0.0.0:25 {
+    dmarc yes
+    check &strict
+    check {
+        dkim {
+            no_sig_action quarantine
+            broken_sig_action reject
+        }
+        require_mx_record {
+            fail_action reject
+        }
+        require_matching_rdns
+    }
+}
+submission tls://0.0.0.0:465 {
+    check {
+        require_tls
+    }
+}
+storage.imapsql x {
+    junk_mailbox Junk
+}
+`, nil)
+	k := c.Checks()
+	reject, mark := verdict.Action{Do: verdict.Reject}, verdict.Action{Do: verdict.Quarantine}
+	want := Checks{
+		SPF: map[string]verdict.Action{
+			"none": {}, "neutral": {}, "fail": mark, "softfail": {Do: verdict.Reject, Code: 550, Enhanced: "5.7.23", Text: "Not from there"},
+			"permerror": reject, "temperror": reject,
+		},
+		SPFFirst: true, DMARC: true, KeysNeeded: true, Unsigned: mark, Broken: reject, MX: reject, Reverse: mark,
+	}
+	if !reflect.DeepEqual(k, want) || c.JunkMailbox != "Junk" {
+		t.Errorf("got %+v, want %+v; %q", k, want, c.JunkMailbox)
+	}
+	if n := notes(c); len(n) > 0 {
+		t.Errorf("notes %q", n)
+	}
+	if k := new(Config).Checks(); !reflect.DeepEqual(k, Checks{}) {
+		t.Errorf("without configuration: %+v", k)
+	}
+}
 
 // TestValuesOfOnePortStayThere: the blocks smtp and submission are two doors.
 func TestValuesOfOnePortStayThere(t *testing.T) {

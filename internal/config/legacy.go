@@ -58,7 +58,7 @@ var modules = map[string]map[string]string{
 		"default_quota": "default_quota", "retention": "retention", "unused_account_retention": "unused_account_retention",
 		"appendlimit": "appendlimit", "mail_fsync": "mail_fsync", "blob_dedup": "blob_dedup",
 		"driver": shape, "dsn": shape, "auto_create": shape, "fsstore": shape, "msg_store": shape, "compression": shape, // where the mail of the first version lies
-		"settings_table": always, "junk_mailbox": noUse, "disable_recent": always, "sqlite3_cache_size": "db_cache_size", "sqlite3_busy_timeout": "db_busy_timeout",
+		"settings_table": always, "junk_mailbox": "junk_mailbox", "disable_recent": always, "sqlite3_cache_size": "db_cache_size", "sqlite3_busy_timeout": "db_busy_timeout",
 		"sqlite3_exclusive_lock": noUse, "imap_filter": noUse, "delivery_map": noUse, "delivery_normalize": always, "auth_map": noUse,
 		"auth_normalize": always, "auth_db": shape, "debug": shape,
 	},
@@ -96,7 +96,7 @@ var modules = map[string]map[string]string{
 		"connect_timeout": "remote_connect_timeout", "command_timeout": "remote_command_timeout", "submission_timeout": "remote_submission_timeout", "debug": shape,
 	},
 	"openmetrics": {"debug": noUse, "tls": noUse},
-	"modify.dkim": nil, "check.spf": nil, "check.dkim": nil, // what they say by default is so here
+	"modify.dkim": nil, "check.spf": nil, "check.dkim": nil, // checks are read where they are named
 	"table.static": nil, "table.file": nil, "table.regexp": nil, "table.chain": nil, "table.sql_table": nil, "table.sql_query": nil, "table.identity": nil,
 	"msgpipeline": {"destination": shape, "default_destination": shape, "source": shape, "default_source": shape, "check": shape, "modify": shape, "deliver_to": shape, "reject": shape, "dmarc": shape},
 }
@@ -139,6 +139,7 @@ type legacy struct {
 	c         *Config
 	problems  []Problem
 	instances map[string]string // name -> module
+	named     map[string]directive
 	at        map[string]directive
 	local     []string // domains that routing treats as ours
 	loader    string   // what tls says about the certificate
@@ -148,14 +149,14 @@ type legacy struct {
 // {env:NAME}, read the files that are imported.
 func ParseBlocks(file string, data []byte, env func(string) string, read func(string) ([]byte, error)) (*Config, []Problem) {
 	list, macros, bad := parseBlocks(file, data, env, read)
-	l := &legacy{c: &Config{}, instances: make(map[string]string), at: make(map[string]directive)}
+	l := &legacy{c: &Config{}, instances: make(map[string]string), named: make(map[string]directive), at: make(map[string]directive)}
 	if bad != nil {
 		return l.c, []Problem{*bad}
 	}
 	for _, d := range list { // references may point forward
 		if d.braces && isModule(d.name) && len(d.args) > 0 {
 			for _, name := range d.args {
-				l.instances[name] = d.name
+				l.instances[name], l.named[name] = d.name, d
 			}
 		}
 	}
@@ -419,7 +420,11 @@ func (l *legacy) shape(d directive, module string) {
 	case "pgp_allow_secure_join":
 		l.join(d)
 	case "check":
-		l.checks(d)
+		l.checks(d, module)
+	case "dmarc":
+		if module == "smtp" {
+			l.put(d, "dmarc", cmp.Or(strings.Join(d.args, " "), "yes"))
+		}
 	case "mx_auth":
 		l.mxAuth(d)
 	case "source", "default_source", "destination", "default_destination", "bounce", "modify":
@@ -655,10 +660,19 @@ func (l *legacy) join(d directive) {
 	}
 }
 
-func (l *legacy) checks(d directive) {
-	for _, x := range d.block {
-		switch x.name {
-		case "pgp_encryption":
+// checks reads what is looked at in a message. Clients have to log in over TLS, so that
+// for submission there is nothing more to ask.
+func (l *legacy) checks(d directive, module string) {
+	block := d.block
+	for _, a := range d.args { // that they exist was looked at
+		if of, ok := l.named[strings.TrimPrefix(a, "&")]; ok {
+			of.name, of.args = strings.TrimPrefix(of.name, "check."), nil
+			block = append(block, of)
+		}
+	}
+	for _, x := range block {
+		switch {
+		case x.name == "pgp_encryption":
 			for _, y := range x.block {
 				if y.name == "allow_secure_join" {
 					l.join(y)
@@ -667,9 +681,54 @@ func (l *legacy) checks(d directive) {
 					l.note(y, "has no effect", "mail between servers of this kind is encrypted, without exceptions")
 				}
 			}
-		case "require_tls", "dkim", "spf", "authorize_sender", "require_mx_record":
-		default:
+		case x.name == "authorize_sender":
+		case checkDirectives[x.name] == nil:
 			l.note(x, "has no effect", noUseHint)
+		case module == "smtp":
+			l.check(x)
+		}
+	}
+}
+
+// checkDirectives are the keys of what is looked at in mail of other servers.
+var checkDirectives = map[string]map[string]string{
+	"spf": {
+		"enforce_early": "spf_enforce_early", "none_action": "spf_none_action", "neutral_action": "spf_neutral_action", "fail_action": "spf_fail_action",
+		"softfail_action": "spf_softfail_action", "permerr_action": "spf_permerr_action", "temperr_action": "spf_temperr_action",
+	},
+	"dkim":                  {"no_sig_action": "dkim_no_sig_action", "broken_sig_action": "dkim_broken_sig_action", "fail_open": "dkim_fail_open"},
+	"require_tls":           {"fail_action": "require_tls"},
+	"require_mx_record":     {"fail_action": "require_mx_record"},
+	"require_matching_rdns": {"fail_action": "require_matching_rdns"},
+}
+
+func (l *legacy) check(d directive) {
+	switch d.name {
+	case "spf":
+		l.put(d, "spf", "yes")
+	case "dkim":
+	default: // what the first version did where nothing is said
+		action := "quarantine"
+		if d.name == "require_tls" {
+			action = "reject"
+		}
+		if len(d.args) > 0 {
+			action = strings.Join(d.args, " ")
+		}
+		if !slices.ContainsFunc(d.block, func(x directive) bool { return x.name == "fail_action" }) {
+			l.put(d, d.name, action)
+		}
+	}
+	for _, x := range d.block {
+		key := checkDirectives[d.name][x.name]
+		switch {
+		case key == "" && x.name == "debug":
+		case key == "":
+			l.note(x, "has no effect", noUseHint)
+		case len(x.args) == 0 && fields[key].kind == "goBool":
+			l.put(x, key, "yes")
+		default:
+			l.put(x, key, strings.Join(x.args, " "))
 		}
 	}
 }
@@ -683,7 +742,7 @@ func (l *legacy) route(d directive, module string) {
 		case "source", "default_source", "destination", "default_destination", "modify":
 			l.directive(x, module, shape)
 		case "check":
-			l.checks(x)
+			l.checks(x, module)
 		case "reject":
 		case "replace_rcpt", "replace_sender":
 			l.references(x)

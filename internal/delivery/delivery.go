@@ -51,6 +51,9 @@ type Options struct {
 	// AppendLimit, when not nil, is the largest message that an account takes, in
 	// octets and through whatever door; 0 for what holds for all.
 	AppendLimit func(address.Addr) int64
+	// Junk, when not nil, is the name of the folder for mail that checks want set aside;
+	// "" is INBOX.
+	Junk func() string
 	// Outgoing is nil when there is no way to other domains.
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
@@ -175,12 +178,26 @@ func (s *Service) accept(ctx context.Context, e *Envelope, r io.Reader) (Result,
 		return Result{}, err
 	}
 	defer body.Close()
-	return s.store(ctx, e, body, nil)
+	return s.store(ctx, e, body, nil, mailbox.Inbox)
 }
 
-// store puts the body into the mailboxes of those who can have it. seen is what
-// tells a message that was sent again, or nil.
-func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, seen *fingerprint) (Result, error) {
+// box is where a message for an account goes. A folder that cannot be made is no reason
+// to keep it back.
+func (s *Service) box(ctx context.Context, to address.Addr, folder string) mailbox.Box {
+	b := mailbox.Box{Account: to, Name: folder}
+	if folder == mailbox.Inbox {
+		return b
+	}
+	if err := s.Store.CreateBox(ctx, b, `\Junk`); err != nil && !fault.Is(err, fault.Exists) {
+		s.Logger.WarnContext(ctx, "a folder cannot be made", "account", to, "err", err)
+		b.Name = mailbox.Inbox
+	}
+	return b
+}
+
+// store puts the body into a folder of those who can have it. seen is what tells a
+// message that was sent again, or nil.
+func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, seen *fingerprint, folder string) (Result, error) {
 	res := Result{Size: body.Size()}
 	received := e.Received
 	if received.IsZero() {
@@ -214,7 +231,7 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 		}
 		held = append(held, h)
 		targets = append(targets, mailbox.Target{
-			Box:      mailbox.Box{Account: to, Name: mailbox.Inbox},
+			Box:      s.box(ctx, to, folder),
 			Internal: received,
 		})
 	}

@@ -2,10 +2,12 @@ package smtpserver
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"unicode/utf8"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
 	"madmail/internal/smtp"
@@ -35,9 +37,9 @@ func (c *session) mail(arg string) smtp.Reply {
 	}
 	tx := transaction{open: true}
 	tx.env.Received = c.srv.opt.Now()
-	tx.env.Via = delivery.Inbound
+	tx.env.Via, tx.env.Client = delivery.Inbound, authres.Client{Addr: c.remote, Helo: c.helloName, TLS: c.secure}
 	if c.mode != MX {
-		tx.env.Via, tx.env.Identity = delivery.Submission, c.account()
+		tx.env.Via, tx.env.Identity, tx.env.Client = delivery.Submission, c.account(), authres.Client{}
 	}
 	if r := c.mailParams(&tx, params); r.Code != 0 {
 		return r
@@ -182,6 +184,12 @@ const (
 // refusal turns an error of the flows into a reply. It is the one place that
 // knows both. The text is one line and safe for users.
 func (c *session) refusal(err error, at stage) smtp.Reply {
+	var own interface {
+		SMTPReply() (code int, enhanced, text string)
+	}
+	if errors.As(err, &own) { // the operator's words
+		return smtp.Say(own.SMTPReply())
+	}
 	text := fault.UserText(err)
 	switch fault.KindOf(err) {
 	case fault.Invalid:

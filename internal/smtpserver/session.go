@@ -36,11 +36,12 @@ type session struct {
 
 	login atomic.Pointer[address.Addr]
 
-	greeted  bool // EHLO or HELO came
-	secure   bool
-	failures int // logins
-	errors   int // bad commands
-	started  time.Time
+	greeted   bool // EHLO or HELO came
+	helloName string
+	secure    bool
+	failures  int // logins
+	errors    int // bad commands
+	started   time.Time
 
 	tx transaction
 }
