@@ -20,7 +20,7 @@ var floors = [][]string{
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer", "backup"},
-	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
+	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks", "tunnel"},
 	6: {"cli", "app", "supervisor"},
 }
 

@@ -27,6 +27,7 @@ import (
 	"madmail/internal/settings"
 	"madmail/internal/shadowsocks"
 	"madmail/internal/smtpserver"
+	"madmail/internal/tunnel"
 	"madmail/internal/version"
 	"madmail/internal/website"
 )
@@ -270,6 +271,8 @@ var atOnce = map[settings.Key]bool{
 	settings.DKIMSelector: true,
 	settings.IrohEnabled:  true, settings.IrohPort: true, settings.IrohLocalOnly: true, settings.IrohRelayURL: true,
 	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
+	settings.SSWSEnabled: true, settings.SSWSPort: true, settings.HTTPProxyEnabled: true, settings.HTTPProxyPort: true, settings.HTTPProxyPath: true,
+	settings.HTTPProxyUsername: true, settings.HTTPProxyPassword: true,
 }
 
 // change stores settings, all or none, and makes them so. Sockets that it names are opened
@@ -280,6 +283,11 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 	p, err := a.settings.Plan(c...)
 	if err != nil {
 		return "", err
+	}
+	if slices.Contains(p.Changed, settings.HTTPProxyEnabled) && p.Candidate.Bool(settings.HTTPProxyEnabled) {
+		if err := tunnel.Check(p.Candidate.Text(settings.HTTPProxyUsername), p.Candidate.Text(settings.HTTPProxyPassword)); err != nil {
+			return "", err
+		}
 	}
 	if slices.Contains(p.Changed, settings.DKIMSelector) {
 		if err := a.fed.keys.Use(a.signed(), p.Candidate.Text(settings.DKIMSelector)); err != nil {

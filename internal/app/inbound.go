@@ -265,6 +265,9 @@ func (a *App) route(r *http.Request) http.Handler {
 		a.asked[askedFederation].Add(1)
 		return a.fed.inbound
 	}
+	if h := a.tunnelDoor(r); h != nil {
+		return h
+	}
 	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
 		a.asked[askedRelay].Add(1)
 		return h.Handler()

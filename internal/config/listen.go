@@ -116,7 +116,7 @@ func ParsePorts(s string) (list []int, err error) {
 
 // Listener is one service that may listen. Addr is "" when it is off.
 type Listener struct {
-	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun, openmetrics
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun, openmetrics, shadowsocks_ws, http_proxy
 	Net    string // tcp or udp
 	Addr   string
 	TLS    bool   // TLS from the start
@@ -127,7 +127,7 @@ type Listener struct {
 type Ports struct {
 	Port  func(name string) int
 	Local func(name string) bool
-	Off   func(name string) bool // http, http_tls, turn, shadowsocks and iroh only
+	Off   func(name string) bool // http, http_tls, turn, shadowsocks, shadowsocks_ws, http_proxy and iroh only
 	Env   func(string) string
 }
 
@@ -172,6 +172,15 @@ func (c *Config) Listeners(p Ports) []Listener {
 	}
 	if c.SSAddr != "" && !p.Off("shadowsocks") {
 		list = append(list, p.each("shadowsocks", c.SSAddr, "", "", "", false)...)
+		if !p.Off("shadowsocks_ws") {
+			list = append(list, p.each("shadowsocks_ws", streams(c.SSAddr), "", "", "", false)...)
+		}
+	}
+	if p.Port("http_proxy") != 0 && !p.Off("http_proxy") {
+		proxy := p.each("http_proxy", "", "", "", c.HTTPTLSListen, true)
+		if !slices.ContainsFunc(list, func(l Listener) bool { return l.Name == "http_tls" && portOf(l.Addr) == portOf(proxy[0].Addr) }) {
+			list = append(list, proxy...) // else the port of HTTPS is the one
+		}
 	}
 	if (c.IrohEnable || c.IrohRelayURL != "" || p.Port("iroh") != 0) && !p.Off("iroh") {
 		list = append(list, c.realtime(p, list)...)
@@ -190,6 +199,19 @@ func (c *Config) Listeners(p Ports) []Listener {
 		}
 	}
 	return single(on)
+}
+
+// streams are the addresses of Shadowsocks inside WebSocket, beside those of
+// Shadowsocks itself: the port after the next.
+func streams(addrs string) string {
+	var list []string
+	for _, a := range strings.Fields(addrs) {
+		host, port, err := net.SplitHostPort(trimScheme(a))
+		if n := number(port) + 2; err == nil && n < 1<<16 {
+			list = append(list, net.JoinHostPort(host, strconv.Itoa(n)))
+		}
+	}
+	return strings.Join(list, " ")
 }
 
 // narrowed is a listener on loopback: IPv4, and IPv6, too, where it was for both.

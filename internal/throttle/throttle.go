@@ -151,16 +151,30 @@ func (t *Throttle) Wait(ctx context.Context, s Scope, who string) (end func(), e
 	}
 }
 
+// Full reports whether a rate lets nobody of who begin now.
+func (t *Throttle) Full(s Scope, who string, now time.Time) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pause(s, who, now) < noPause
+}
+
+// noPause is what pause says where no rate is used up.
+const noPause = time.Duration(1<<63 - 1)
+
 // pause is how long a rate lets nobody pass, and longer than anybody waits where it is
 // not a rate. The caller holds t.mu.
 func (t *Throttle) pause(s Scope, who string, now time.Time) time.Duration {
-	pause := time.Hour
+	pause := noPause
 	for i, r := range t.rules {
 		if r.Scope != s || r.Per == 0 {
 			continue
 		}
-		if over := t.next[key{i, who}].Sub(now) - r.every()*time.Duration(r.N-1); over > 0 {
-			pause = min(pause, over)
+		room := r.every() * time.Duration(r.N-1)
+		if full := t.next[key{i, who}].Sub(now); full > room {
+			pause = min(pause, full-room)
 		}
 	}
 	return pause

@@ -70,6 +70,9 @@ func TestRatesCountBeginnings(t *testing.T) {
 	if got = append(got, ok); !slices.Equal(got, []bool{true, true, false, true}) {
 		t.Errorf("passes: %v", got)
 	}
+	if x.Full(Source, "b.example.org", now) || !x.Full(Source, "a.example.org", now) || x.Full(Source, "a.example.org", now.Add(2*time.Minute)) || (*Throttle)(nil).Full(All, "", now) {
+		t.Error("who may begin is not who begins")
+	}
 	if _, ok := (*Throttle)(nil).Begin(All, "", now); !ok {
 		t.Error("no rules let nothing pass")
 	}
