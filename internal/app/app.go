@@ -4,7 +4,9 @@
 package app
 
 import (
+	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -42,10 +44,12 @@ import (
 	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
+	"madmail/internal/setup"
 	"madmail/internal/smtpserver"
 	"madmail/internal/task"
 	"madmail/internal/totals"
 	"madmail/internal/upkeep"
+	"madmail/internal/version"
 	"madmail/internal/webimap"
 	"madmail/internal/website"
 )
@@ -65,6 +69,10 @@ type Options struct {
 	Once   bool
 	Stderr io.Writer
 	Env    func(string) string
+	// Program is the running program's file, "" finds it; ReleaseKey is the key that
+	// releases are signed with, nil the one that was built in.
+	Program    string
+	ReleaseKey ed25519.PublicKey
 	// Panel are the files of the operators' page; nil takes those that were built in.
 	Panel fs.FS
 }
@@ -110,6 +118,7 @@ type App struct {
 	calls  calls
 	admin  atomic.Pointer[admin]
 	page   *adminui.Page
+	binary *website.Program             // nil where the file is not known
 	asked  [len(httpParts)]atomic.Int64 // requests over HTTP
 	group  task.Group
 	undo   []func(context.Context) error
@@ -600,6 +609,10 @@ func (a *App) openDoors(context.Context) error {
 	a.onEnd("IMAP", a.imap.Stop)
 	if err := errors.Join(a.openAdmin(), a.openInbound(), a.openWebmail()); err != nil {
 		return err
+	}
+	if path, err := os.Executable(); a.opt.Program != "" || err == nil {
+		a.binary = website.NewProgram(cmp.Or(a.opt.Program, path), version.Version, func(b []byte) bool { return setup.Signed(a.opt.ReleaseKey, b) })
+		a.onStop(func(context.Context) error { return a.binary.Close() })
 	}
 	a.web, err = website.New(website.Options{
 		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.certs.TLSConfig("h2", "http/1.1"), Logger: a.Log.Logger("www"),

@@ -15,6 +15,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/authres"
 	"madmail/internal/certs"
+	"madmail/internal/config"
 	"madmail/internal/delivery"
 	"madmail/internal/dkim"
 	"madmail/internal/fault"
@@ -29,6 +30,7 @@ import (
 	"madmail/internal/upkeep"
 	"madmail/internal/verdict"
 	"madmail/internal/webimap"
+	"madmail/internal/website"
 )
 
 // How long a message waits for the DNS before its origin counts as unknown: where
@@ -285,7 +287,35 @@ func (a *App) route(r *http.Request) http.Handler {
 		return h
 	}
 	a.asked[askedSite].Add(1)
+	return a.siteDoor(r)
+}
+
+// siteDoor answers what the site should not, or lets it.
+func (a *App) siteDoor(r *http.Request) http.Handler {
+	conf := a.conf.Load()
+	switch {
+	case r.Method == http.MethodConnect, conf.Camouflage && !shown(conf, r):
+		return http.HandlerFunc(website.NotFound) // the same whether or not there is something behind it
+	case r.URL.Path == "/madmail" && a.binary != nil && config.Open(conf.ServeBinary):
+		return a.binary
+	}
 	return nil
+}
+
+// shown reports whether a request is answered although nothing is to be seen here:
+// what other servers ask for, /new with a token, and the operator's own site.
+func shown(conf *config.Config, r *http.Request) bool {
+	p := r.URL.Path
+	switch {
+	case p == "/new":
+		return r.URL.Query().Get("token") != ""
+	case p == "/.well-known/mta-sts.txt", strings.HasPrefix(p, "/.well-known/_domainkey/"), strings.HasPrefix(p, "/.well-known/acme-challenge/"):
+		return true
+	case conf.WWWDir == "":
+		return false
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+	return !slices.Contains([]string{"madmail", "qr", "inv", "docs", "app", "share", "mail", ".well-known"}, first)
 }
 
 // What answers over HTTP, and its names in the metrics.

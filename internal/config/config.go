@@ -94,6 +94,8 @@ type Config struct {
 	Language     string `toml:"language" kind:"enum" of:"en fa ru es" setting:"__LANGUAGE__"`
 	WWWDir       string `toml:"www_dir"`
 	WWWStrict    bool   `toml:"www_strict"`
+	Camouflage   bool   `toml:"camouflage"`
+	ServeBinary  string `toml:"serve_binary" kind:"bool"`
 
 	AutoCreate string `toml:"auth_auto_create" kind:"bool" setting:"__REGISTRATION_OPEN__"`
 

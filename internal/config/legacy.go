@@ -73,7 +73,7 @@ var modules = map[string]map[string]string{
 		"mail_domain": "mail_domain", "mx_domain": "mx_domain", "web_domain": "web_domain", "public_ip": "public_ip",
 		"username_length": "username_length", "password_length": "password_length", "min_username_length": "min_username_length",
 		"max_username_length": "max_username_length", "password_min_length": "password_min_length", "max_message_size": "max_message_size",
-		"enable_contact_sharing": "enable_contact_sharing", "sharing_dsn": "sharing_dsn", "www_dir": "www_dir", "www_strict": "www_strict", "language": "language",
+		"enable_contact_sharing": "enable_contact_sharing", "sharing_dsn": "sharing_dsn", "www_dir": "www_dir", "www_strict": "www_strict", "camouflage": "camouflage", "serve_binary": "serve_binary", "language": "language",
 		"ss_addr": "ss_addr", "ss_password": "ss_password", "ss_cipher": "ss_cipher", "ss_allowed_ports": "ss_allowed_ports",
 		"admin_path": "admin_path", "admin_web_path": "admin_web_path", "admin_token": "admin_token",
 		"auth_db": shape, "storage": shape, "tls": shape, "alpn_smtp": "alpn_smtp", "alpn_imap": "alpn_imap", "turn_off_tls": noUse, "sharing_driver": shape,

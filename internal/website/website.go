@@ -215,17 +215,10 @@ func (s *Server) harden(next http.Handler) http.Handler {
 			plain(w, http.StatusNotFound, "Not found") // rather than a redirection to what is meant
 			return
 		}
-		if r.Method == http.MethodConnect { // whether or not there is a proxy
-			NotFound(w, r)
-			return
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		next.ServeHTTP(w, r)
 	})
 }
-
-// NotFound is the site's answer to what it does not know.
-func NotFound(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusNotFound, "Not found") }
 
 // plain answers with a short page that says nothing about this server.
 func plain(w http.ResponseWriter, status int, text string) {
