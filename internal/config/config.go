@@ -178,6 +178,7 @@ type Config struct {
 	SPFSoftFail     string `toml:"spf_softfail_action" kind:"action"`
 	SPFPermError    string `toml:"spf_permerr_action" kind:"action"`
 	SPFTempError    string `toml:"spf_temperr_action" kind:"action"`
+	DKIMSelector    string `toml:"dkim_selector" kind:"label" setting:"__DKIM_SELECTOR__"`
 	DKIMNoSignature string `toml:"dkim_no_sig_action" kind:"action"`
 	DKIMBroken      string `toml:"dkim_broken_sig_action" kind:"action"`
 	DKIMFailOpen    bool   `toml:"dkim_fail_open"`
@@ -622,6 +623,15 @@ func check(f field, text string) (what, hint string) {
 	case "folder":
 		if text == "" || len(text) > 64 || strings.ContainsAny(text, "/%*\"\\\x7f") || strings.EqualFold(text, "inbox") {
 			return fmt.Sprintf("%q is not a name for a folder", text), `write "Junk"`
+		}
+	case "label":
+		for _, c := range []byte(text) {
+			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+				return fmt.Sprintf("%q is not a selector", text), "write letters, digits and dashes"
+			}
+		}
+		if text == "" || len(text) > 63 {
+			return fmt.Sprintf("%q is not a selector", text), "write letters, digits and dashes"
 		}
 	case "limits":
 		if _, err = throttle.Parse(text); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,22 @@ storage.imapsql x {
 	}
 	if k := new(Config).Checks(); !reflect.DeepEqual(k, Checks{}) {
 		t.Errorf("without configuration: %+v", k)
+	}
+}
+
+// TestSigningIsReadFromItsBlocks: the selector counts, and what differs from how it is
+// done here is said.
+func TestSigningIsReadFromItsBlocks(t *testing.T) {
+	for text, want := range map[string]string{
+		"modify.dkim example.org other.example.org mail {\n hash sha256\n newkey_algo rsa2048\n}":     "mail []",
+		"modify.dkim x {\n selector s2\n domains example.org\n}":                                      "s2 []",
+		"smtp tcp://0.0.0.0:25 {\n default_destination {\n modify {\n dkim example.org s3\n }\n }\n}": "s3 []",
+		"modify.dkim x {\n newkey_algo ed25519\n}":                                                    "[test.conf:2: newkey_algo: has no effect (keys are in dkim_keys, and all that a reader sees is signed, relaxed/relaxed, with rsa-sha256)]",
+	} {
+		c := blocks(t, text, nil)
+		if got := strings.TrimSpace(fmt.Sprint(c.DKIMSelector, " ", notes(c))); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ var modules = map[string]map[string]string{
 		"connect_timeout": "remote_connect_timeout", "command_timeout": "remote_command_timeout", "submission_timeout": "remote_submission_timeout", "debug": shape,
 	},
 	"openmetrics": {"debug": noUse, "tls": noUse},
-	"modify.dkim": nil, "check.spf": nil, "check.dkim": nil, // checks are read where they are named
+	"modify.dkim": {}, "check.spf": nil, "check.dkim": nil, // checks are read where they are named
 	"table.static": nil, "table.file": nil, "table.regexp": nil, "table.chain": nil, "table.sql_table": nil, "table.sql_query": nil, "table.identity": nil,
 	"msgpipeline": {"destination": shape, "default_destination": shape, "source": shape, "default_source": shape, "check": shape, "modify": shape, "deliver_to": shape, "reject": shape, "dmarc": shape},
 }
@@ -123,6 +123,18 @@ const (
 	noUseHint  = "madmail settings list shows what can be set"
 	alwaysHint = "it cannot be switched off"
 )
+
+// reasons say why a directive has no effect.
+var reasons = map[string]string{
+	"turn_off_tls": "links for clients name TLS; they take a certificate that the server made itself", "turn_prefer_tls": "clients know no key for TURN over TLS",
+	"ss_cert": "gRPC is not served, and WebSocket comes through the port of HTTPS", "ss_key": "gRPC is not served, and WebSocket comes through the port of HTTPS",
+	"pgp_passthrough_senders":    "mail between servers of this kind is encrypted, without exceptions",
+	"pgp_passthrough_recipients": "mail between servers of this kind is encrypted, without exceptions",
+	"sqlite3_exclusive_lock":     "commands work beside a server", "storage_perdomain": "accounts are named by their whole address", "auth_perdomain": "accounts are named by their whole address",
+	"auth_domains": "local_domains are the domains of accounts", "auth_map": "accounts are named by their whole address", "storage_map": "accounts are named by their whole address",
+	"storage_map_normalize": "addresses are compared without case", "imap_filter": "mail goes to INBOX", "delivery_map": "mail goes to whom it names",
+	"requiretls_override": "REQUIRETLS is not offered", "relaxed_requiretls": "REQUIRETLS is not offered",
+}
 
 // listens says which key an address of an endpoint is, by its scheme.
 var listens = map[string]map[string]string{
@@ -247,6 +259,10 @@ func (l *legacy) module(d directive) {
 	if modules[d.name] == nil {
 		return
 	}
+	if d.name == "modify.dkim" {
+		l.signing(d)
+		return
+	}
 	if by, ok := listens[d.name]; ok {
 		l.endpoints(d, by)
 	}
@@ -318,7 +334,7 @@ func (l *legacy) directive(d directive, module, kind string) {
 	switch kind {
 	case noUse:
 		if !d.off() { // what is off here anyway is no news
-			l.note(d, "has no effect", noUseHint)
+			l.note(d, "has no effect", cmp.Or(reasons[d.name], noUseHint))
 		}
 	case always:
 		if d.off() {
@@ -496,6 +512,27 @@ func (l *legacy) mxAuth(d directive) {
 			}
 		default:
 			l.note(x, "has no effect", noUseHint)
+		}
+	}
+}
+
+// signingDefaults are what is so here anyway of how messages are signed.
+var signingDefaults = map[string][]string{
+	"header_canon": {"relaxed"}, "body_canon": {"relaxed"}, "hash": {"sha256"}, "newkey_algo": {"rsa2048"}, "key_path": {"dkim_keys/{domain}_{selector}.key"},
+	"domains": nil, "selector": nil, "debug": nil, "sign_subdomains": {"no"}, "allow_multiple_from": {"no"},
+}
+
+// signing reads how messages are signed: modify.dkim DOMAINS... SELECTOR.
+func (l *legacy) signing(d directive) {
+	if n := len(d.args); n > 1 {
+		l.put(d, "dkim_selector", d.args[n-1])
+	}
+	for _, x := range d.block {
+		if x.name == "selector" && len(x.args) == 1 {
+			l.put(x, "dkim_selector", x.args[0])
+		}
+		if usual, ok := signingDefaults[x.name]; !ok || usual != nil && !slices.Equal(usual, x.args) {
+			l.note(x, "has no effect", "keys are in dkim_keys, and all that a reader sees is signed, relaxed/relaxed, with rsa-sha256")
 		}
 	}
 }
@@ -747,9 +784,7 @@ func (l *legacy) route(d directive, module string) {
 		case "replace_rcpt", "replace_sender":
 			l.references(x)
 		case "dkim":
-			if n := len(x.args); n > 1 && x.args[n-1] != "default" {
-				l.note(x, "the selector is a setting", "run madmail settings set dkim_selector "+x.args[n-1])
-			}
+			l.signing(x)
 		case "deliver_to":
 			l.deliver(d, x)
 		default:

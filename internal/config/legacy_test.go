@@ -47,7 +47,7 @@ func TestFilesOfEarlierVersionsAreRead(t *testing.T) {
 		IMAPTLSListen: "0.0.0.0:993", HTTPListen: "0.0.0.0:80", HTTPTLSListen: "0.0.0.0:443", OpenMetricsListen: "127.0.0.1:9100",
 		TURNEnable: true, TURNServer: "192.0.2.1", TURNPort: "3478", TURNSecret: "53cr3t", TURNTTL: "86400", TURNListenUDP: "0.0.0.0:3478",
 		TURNRealm: "192.0.2.1", TURNRelayIP: "192.0.2.1",
-		SPF: true, DMARC: true, RequireTLS: "reject", RequireMX: "quarantine", ALPNSMTP: "submission", ALPNIMAP: "imap", SMTPMaxMessageSize: "32M", SubmissionMaxMessageSize: "32M",
+		SPF: true, DMARC: true, DKIMSelector: "default", RequireTLS: "reject", RequireMX: "quarantine", ALPNSMTP: "submission", ALPNIMAP: "imap", SMTPMaxMessageSize: "32M", SubmissionMaxMessageSize: "32M",
 		SMTPLimits: "all rate 20 1s; all concurrency 200", SubmissionLimits: "all rate 50 1s", RemoteLimits: "destination rate 20 1s; destination concurrency 10", RemoteMTASTSDir: "mtasts_cache/",
 		Language: "ru", AutoCreate: "yes", IrohRelayURL: "http://192.0.2.1:3340",
 		SSAddr: "0.0.0.0:8388", SSPassword: "p w", SSCipher: "aes-128-gcm",
