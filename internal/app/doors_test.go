@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/textproto"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -128,5 +130,44 @@ func TestServicesOfCallsListenAtSeveralAddresses(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestOnePartLogsMoreThanTheRest: io_debug in a block of the first version raises that
+// part alone, and only where anything is logged.
+func TestOnePartLogsMoreThanTheRest(t *testing.T) {
+	for _, target := range []string{"off", "stderr"} {
+		h := newHouse(t)
+		path := filepath.Join(h.dir, "madmail.conf")
+		text := fmt.Sprintf(`$(primary_domain) = 127.0.0.1
+tls self_signed
+log %s
+smtp tcp://127.0.0.1:%d {
+    io_debug
+}
+imap tcp://127.0.0.1:%d {
+}
+chatmail tcp://127.0.0.1:%d {
+}
+`, target, h.ports["smtp"], h.ports["imap"], h.ports["http"])
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opt := h.options()
+		opt.ConfigPath = path
+		a, err := New(t.Context(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.App = a
+		h.talk("smtp", "EHLO client.example.org", "QUIT")
+		if line, err := h.greeting("imap"); err != nil || !strings.HasPrefix(line, "* OK") {
+			t.Errorf("%q, %v", line, err)
+		}
+		h.stop()
+		got := h.stderr.String()
+		if on := target != "off"; strings.Contains(got, "level=TRACE msg=smtp C=\"EHLO ") != on || strings.Contains(got, "target=imap") || strings.Contains(got, "client.example") || !on && got != "" {
+			t.Errorf("log %s: %s", target, got)
+		}
 	}
 }
