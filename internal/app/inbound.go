@@ -274,7 +274,7 @@ func (a *App) route(r *http.Request) http.Handler {
 		a.asked[askedRelay].Add(1)
 		return h.Handler()
 	}
-	if webimap.Owns(r.URL.Path) {
+	if webimap.Owns(r.URL.Path) && !a.conf.Load().Camouflage {
 		a.asked[askedMail].Add(1)
 		return a.webmail
 	}
