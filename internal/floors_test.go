@@ -15,12 +15,12 @@ import (
 // floors is the drawing of docs/decisions/0002: a package imports from lower
 // floors only. The names are those below internal/.
 var floors = [][]string{
-	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "latency", "readable", "inflate", "logging", "metrics", "version", "inlet", "route", "caller"},
+	0: {"address", "units", "fault", "safefile", "task", "threads", "heap", "latency", "readable", "inflate", "logging", "metrics", "version", "inlet", "throttle", "verdict", "route", "caller"},
 	1: {"smtp", "imap", "message", "openpgp", "dkim", "dane", "blockconf", "page"},
 	2: {"db", "config", "settings", "account", "mailbox", "quota", "event", "queue", "policy", "peers", "device", "share", "gate", "invite", "admintoken", "resolve", "mtasts", "authres", "totals"},
 	3: {"auth", "delivery", "outbound", "exchange", "push", "webhook", "certs", "upkeep"},
 	4: {"ops", "doctor", "setup", "importer", "backup"},
-	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks"},
+	5: {"smtpserver", "imapserver", "httpserver", "mxdeliv", "website", "webimap", "adminrpc", "adminui", "control", "turnserver", "irohrelay", "shadowsocks", "tunnel"},
 	6: {"cli", "app", "supervisor"},
 }
 
@@ -30,6 +30,9 @@ var sideways = map[[2]string]string{
 	{"units", "fault"}:    "errors have a kind from the lowest floor on",
 	{"logging", "fault"}:  "errors have a kind from the lowest floor on",
 	{"safefile", "fault"}: "errors have a kind from the lowest floor on",
+	{"verdict", "fault"}:  "errors have a kind from the lowest floor on",
+	{"throttle", "fault"}: "errors have a kind from the lowest floor on",
+	{"throttle", "units"}: "its rules have times",
 	{"readable", "task"}:  "every goroutine has an owner",
 	{"inlet", "task"}:     "every goroutine has an owner",
 	{"inlet", "address"}:  "what counts as one source is said once",

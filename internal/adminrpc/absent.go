@@ -35,7 +35,7 @@ func absent(k settings.Key, doc, what string) []Method {
 }
 
 // partsAbsent are the switches behind absent.
-var partsAbsent = []settings.Key{settings.SSWSEnabled, settings.SSGRPCEnabled, settings.HTTPProxyEnabled}
+var partsAbsent = []settings.Key{settings.SSGRPCEnabled}
 
 // effective tells whether a switch is on and has a part behind it.
 func effective(s ops.Setting) bool {

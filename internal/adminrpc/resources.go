@@ -52,10 +52,10 @@ func Resources() []Resource {
 		{Name: "/admin/services/webimap", Methods: toggle(settings.WebIMAPEnabled, "Serve mail access for browsers.")},
 		{Name: "/admin/services/websmtp", Methods: toggle(settings.WebSMTPEnabled, "Serve sending for browsers.")},
 		{Name: "/admin/services/webmail_dev", Methods: webmailDev()},
-		{Name: "/admin/services/shadowsocks", Methods: shadowsocks()},
-		{Name: "/admin/services/ss_ws", Methods: absent(settings.SSWSEnabled, "Shadowsocks inside WebSocket.", "Shadowsocks inside WebSocket")},
+		{Name: "/admin/services/shadowsocks", Methods: shadowsocks(settings.SSEnabled, "Serve Shadowsocks.")},
+		{Name: "/admin/services/ss_ws", Methods: shadowsocks(settings.SSWSEnabled, "Serve Shadowsocks inside WebSocket.")},
 		{Name: "/admin/services/ss_grpc", Methods: absent(settings.SSGRPCEnabled, "Shadowsocks inside gRPC.", "Shadowsocks inside gRPC")},
-		{Name: "/admin/services/http_proxy", Methods: absent(settings.HTTPProxyEnabled, "An HTTP proxy to the mail ports.", "HTTP proxy")},
+		{Name: "/admin/services/http_proxy", Methods: toggle(settings.HTTPProxyEnabled, "Serve an HTTP proxy to the mail ports, once it has a password.")},
 		{Name: "/admin/services/log", Methods: logging()},
 		{Name: "/admin/services/webhooks", Methods: webhooks()},
 

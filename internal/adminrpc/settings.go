@@ -116,8 +116,8 @@ func logging() []Method {
 	return switchOf(settings.LogDisabled, "Write a log, where the configuration names one.", true, nil)
 }
 
-func shadowsocks() []Method {
-	return switchOf(settings.SSEnabled, "Serve Shadowsocks.", false, func(ctx context.Context, c *call) error {
+func shadowsocks(k settings.Key, doc string) []Method {
+	return switchOf(k, doc, false, func(ctx context.Context, c *call) error {
 		p, err := do[ops.Proxy](ctx, c, "proxy.status", nil)
 		if err == nil && !p.Configured {
 			err = fault.WithHint(fault.New(fault.Invalid, "Shadowsocks is not configured"), "set ss_addr and ss_password in the configuration")

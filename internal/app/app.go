@@ -4,7 +4,9 @@
 package app
 
 import (
+	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -42,11 +44,13 @@ import (
 	"madmail/internal/push"
 	"madmail/internal/quota"
 	"madmail/internal/settings"
+	"madmail/internal/setup"
 	"madmail/internal/share"
 	"madmail/internal/smtpserver"
 	"madmail/internal/task"
 	"madmail/internal/totals"
 	"madmail/internal/upkeep"
+	"madmail/internal/version"
 	"madmail/internal/webhook"
 	"madmail/internal/webimap"
 	"madmail/internal/website"
@@ -67,6 +71,10 @@ type Options struct {
 	Once   bool
 	Stderr io.Writer
 	Env    func(string) string
+	// Program is the running program's file, "" finds it; ReleaseKey is the key that
+	// releases are signed with, nil the one that was built in.
+	Program    string
+	ReleaseKey ed25519.PublicKey
 	// Panel are the files of the operators' page; nil takes those that were built in.
 	Panel fs.FS
 }
@@ -115,6 +123,7 @@ type App struct {
 	calls  calls
 	admin  atomic.Pointer[admin]
 	page   *adminui.Page
+	binary *website.Program             // nil where the file is not known
 	asked  [len(httpParts)]atomic.Int64 // requests over HTTP
 	group  task.Group
 	undo   []func(context.Context) error
@@ -304,6 +313,9 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 	if filter == "" && !conf.Debug && !a.opt.Debug && a.opt.Env("CHATMAIL_TURN_DEBUG") == "1" {
 		filter = "warn,turn=debug"
 	}
+	if base := map[bool]string{true: "debug", false: "warn"}[conf.Debug || a.opt.Debug]; filter == "" && len(conf.Verbose) > 0 {
+		filter = base + "," + strings.Join(conf.Verbose, ",")
+	}
 	targets := conf.LogTargets()
 	if len(a.opt.Log) > 0 {
 		targets = a.opt.Log
@@ -355,7 +367,7 @@ func (a *App) lock(ctx context.Context) (release func() error, err error) {
 // openNouns opens the database and what is kept in it.
 func (a *App) openNouns(ctx context.Context) error {
 	var err error
-	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.Load().DBDSN, Log: a.Log.Logger("db")}); err != nil {
+	if a.db, err = db.Open(ctx, db.Options{StateDir: a.StateDir, Path: a.conf.Load().DBDSN, Cache: a.conf.Load().DBCacheSize, Busy: time.Duration(a.conf.Load().DBBusyTimeout) * time.Millisecond, Log: a.Log.Logger("db")}); err != nil {
 		return err
 	}
 	a.onStop(a.db.Close)
@@ -447,7 +459,7 @@ func (a *App) openFlows(ctx context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Full: a.full, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Form: a.form, Junk: func() string { return a.conf.Load().JunkMailbox }, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Full: a.full, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err
@@ -484,10 +496,37 @@ func (a *App) counts() map[string]int64 {
 	}
 }
 
-// maxSize is the size limit of a message: the smaller of the two settings.
+func mailDoor(d config.Door) smtpserver.Door {
+	return smtpserver.Door{MaxRecipients: d.MaxRecipients, IdleTimeout: d.Read, WriteTimeout: d.Write, Limits: d.Limits, RefuseSender: d.RefuseSender}
+}
+
+// mailPort is what the file says of the port by which a message comes.
+func (a *App) mailPort(via delivery.Via) config.Door {
+	switch via {
+	case delivery.Inbound:
+		return a.conf.Load().MX()
+	case delivery.Submission:
+		return a.conf.Load().Clients()
+	}
+	return config.Door{}
+}
+
+func (a *App) form(via delivery.Via) delivery.Form {
+	d := a.mailPort(via)
+	return delivery.Form{Header: d.MaxHeader, Line: d.MaxLine, Received: d.MaxReceived}
+}
+
+// maxSize is the size limit of a message: the smaller of the two settings, or what the
+// file says of the port while nobody has set another.
 func (a *App) maxSize(via delivery.Via) int64 {
 	s := a.settings.Current()
-	n := min(s.Size(settings.AppendLimit), s.Size(settings.MaxMessageSize))
+	n := s.Size(settings.MaxMessageSize)
+	if s.Source(settings.MaxMessageSize) != settings.FromStore {
+		if own := a.mailPort(via).MaxMessage; own > 0 {
+			n = own
+		}
+	}
+	n = min(n, s.Size(settings.AppendLimit))
 	if via == delivery.Federation || via == delivery.Inbound {
 		n = min(n, s.Size(settings.MaxFederationSize))
 	}
@@ -560,7 +599,7 @@ func (a *App) openDoors(context.Context) error {
 			}
 			return a.maxSize(delivery.Submission)
 		},
-		IdleTimeout: duration(a.conf.Load().SMTPReadTimeout), MaxRecipients: a.conf.Load().SMTPMaxRecipients,
+		Doors: [2]smtpserver.Door{mailDoor(a.conf.Load().MX()), mailDoor(a.conf.Load().Clients())}, AllowInsecureAuth: a.conf.Load().SubmissionInsecureAuth,
 		RatePerMinute: a.conf.Load().MaxUserSendPerMinute, RateBurst: a.conf.Load().MaxUserSendBurst,
 		Logger: a.Log.Logger("smtp"),
 	})
@@ -571,8 +610,8 @@ func (a *App) openDoors(context.Context) error {
 	a.imap, err = imapserver.New(imapserver.Options{
 		Auth: a.auth, Store: a.store, Append: a.intake, Bus: a.bus, Quota: a.quota, Metadata: metadata{a}, TLS: a.certs.TLSConfig("imap"),
 		Hostname: a.hostname, MaxAppend: a.maxAppend,
-		IdleTimeout: duration(a.conf.Load().IMAPAutoLogout),
-		Tokens:      a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
+		IdleTimeout: duration(a.conf.Load().IMAPAutoLogout), AllowInsecureAuth: a.conf.Load().IMAPInsecureAuth,
+		Tokens: a.tokens, Limits: a.imapLimits, Logger: a.Log.Logger("imap"),
 	})
 	if err != nil {
 		return err
@@ -580,6 +619,10 @@ func (a *App) openDoors(context.Context) error {
 	a.onEnd("IMAP", a.imap.Stop)
 	if err := errors.Join(a.openAdmin(), a.openInbound(), a.openWebmail()); err != nil {
 		return err
+	}
+	if path, err := os.Executable(); a.opt.Program != "" || err == nil {
+		a.binary = website.NewProgram(cmp.Or(a.opt.Program, path), version.Version, func(b []byte) bool { return setup.Signed(a.opt.ReleaseKey, b) })
+		a.onStop(func(context.Context) error { return a.binary.Close() })
 	}
 	a.web, err = website.New(website.Options{
 		Register: a.register, Facts: a.facts, Own: a.ownSite, Reserved: a.reserved, Contacts: a.shares, PerMinute: func() int { return a.settings.Current().Number(settings.NewAccountsPerMinute) }, Before: a.route, Cross: a.crossNew, Policy: a.stsPolicy, Key: a.keyRecord, TLS: a.acme.ForAuthorities(a.certs.TLSConfig("h2", "http/1.1")), Logger: a.Log.Logger("www"),

@@ -2,7 +2,9 @@ package app
 
 import (
 	"context"
+	"crypto/subtle"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -17,7 +19,9 @@ import (
 	"madmail/internal/ops"
 	"madmail/internal/settings"
 	"madmail/internal/shadowsocks"
+	"madmail/internal/tunnel"
 	"madmail/internal/turnserver"
+	"madmail/internal/website"
 )
 
 // calls are the doors that come and go with their settings: TURN, Shadowsocks
@@ -27,6 +31,8 @@ type calls struct {
 	turn        atomic.Pointer[turnDoor]
 	shadowsocks atomic.Pointer[shadowsocks.Server]
 	realtime    atomic.Pointer[irohrelay.Hub]
+	streams     atomic.Pointer[tunnel.Streams] // Shadowsocks inside WebSocket, on a port of its own
+	proxy       atomic.Pointer[tunnel.Proxy]
 }
 
 type turnDoor struct {
@@ -40,6 +46,8 @@ type plannedCalls struct {
 	turn   *turnserver.Config
 	limits turnserver.Limits
 	cipher *[2]string // and password
+	ws     bool       // inside WebSocket, too
+	proxy  *[2]string // name and password
 
 	realtime *irohrelay.Options
 }
@@ -82,6 +90,7 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		if err = shadowsocks.Check(p.cipher[0], p.cipher[1]); err != nil {
 			return p, err
 		}
+		p.ws = s.Bool(settings.SSWSEnabled)
 	} else if s.Text(settings.SSPassword) != "" {
 		// Also while the port is closed: it must be possible to open it.
 		if err = shadowsocks.Check(s.Enum(settings.SSCipher), s.Text(settings.SSPassword)); err != nil {
@@ -89,6 +98,14 @@ func (a *App) planCalls(conf *config.Config, s *settings.Snapshot, want []config
 		}
 	} else if conf.SSAddr != "" {
 		a.log.Warn("Shadowsocks is not served: ss_password is not set")
+	}
+	if s.Bool(settings.HTTPProxyEnabled) {
+		cred := [2]string{s.Text(settings.HTTPProxyUsername), s.Text(settings.HTTPProxyPassword)}
+		if err := tunnel.Check(cred[0], cred[1]); err == nil {
+			p.proxy = &cred
+		} else { // the switch may be older than what is behind it
+			a.log.Warn("the HTTP proxy is not served", "err", err)
+		}
 	}
 	p.limits = turnserver.Limits{
 		PerUser: int(config.Limit(conf.TURNMaxPerUser)), PerAddress: int(config.Limit(conf.TURNMaxPerAddress)),
@@ -154,6 +171,83 @@ func (a *App) startCalls(p plannedCalls) {
 			a.log.Error("Shadowsocks keeps its old password", "err", err) // cannot be: it was checked
 		}
 	}
+	a.startTunnels(p)
+}
+
+// startTunnels makes what leads through the ports for the web.
+func (a *App) startTunnels(p plannedCalls) {
+	if p.ws && a.calls.streams.Load() == nil {
+		a.calls.streams.Store(tunnel.NewStreams(shadowsocks.OldPath, a.takeStream, http.HandlerFunc(website.NotFound)))
+	}
+	if p.proxy == nil {
+		return
+	}
+	x := a.calls.proxy.Load()
+	if x != nil {
+		if err := x.Configure(p.proxy[0], p.proxy[1]); err != nil {
+			a.log.Error("the HTTP proxy keeps its old password", "err", err) // cannot be: it was checked
+		}
+		return
+	}
+	x, err := tunnel.New(tunnel.Options{User: p.proxy[0], Password: p.proxy[1], Reach: a.wayTo, Log: a.Log.Logger("proxy")})
+	if err != nil {
+		a.log.Error("the HTTP proxy is not served", "err", err) // cannot be: it was checked
+		return
+	}
+	a.calls.proxy.Store(x)
+}
+
+// stopTunnels ends those that are not planned.
+func (a *App) stopTunnels(ctx context.Context, p plannedCalls) {
+	if !p.ws {
+		if d := a.calls.streams.Swap(nil); d != nil {
+			d.Stop()
+		}
+	}
+	if p.proxy == nil {
+		if x := a.calls.proxy.Swap(nil); x != nil {
+			if err := x.Stop(ctx); err != nil {
+				a.log.Warn("the HTTP proxy takes long to stop", "err", err)
+			}
+		}
+	}
+}
+
+// takeStream gives a connection inside WebSocket to Shadowsocks.
+func (a *App) takeStream(conn net.Conn) {
+	if s := a.calls.shadowsocks.Load(); s != nil {
+		s.Take(conn)
+		return
+	}
+	conn.Close()
+}
+
+// wayTo is the way to a service of ours for the HTTP proxy, or nil.
+func (a *App) wayTo(host string, port uint16) tunnel.Dialer {
+	if d := a.targets()[port]; d != nil && a.isHere(host) {
+		return tunnel.Dialer(d)
+	}
+	return nil
+}
+
+// tunnelDoor takes requests that lead elsewhere than to the site. A wrong guess is not
+// among them.
+func (a *App) tunnelDoor(r *http.Request) http.Handler {
+	if x := a.calls.proxy.Load(); x != nil && r.Method == http.MethodConnect {
+		return x.Handler(r)
+	}
+	if a.calls.streams.Load() == nil || r.TLS == nil || !inlet.IsWebSocket(r.Header) {
+		return nil
+	}
+	path := shadowsocks.Path(a.settings.Current().Text(settings.SSPassword))
+	if subtle.ConstantTimeCompare([]byte(r.URL.Path), []byte(path)) != 1 {
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !tunnel.Upgrade(w, r, a.takeStream) {
+			website.NotFound(w, r)
+		}
+	})
 }
 
 func (a *App) startTURN(c turnserver.Config, l turnserver.Limits) {
@@ -183,6 +277,9 @@ func (a *App) startShadowsocks(cipher, password string) {
 func (a *App) settleCalls(p plannedCalls) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if !p.keep {
+		a.stopTunnels(ctx, p)
+	}
 	if p.realtime == nil && !p.keep {
 		a.stopRealtime(ctx)
 	}
@@ -215,6 +312,7 @@ func (a *App) stopShadowsocks(ctx context.Context) {
 
 // stopCalls ends them all.
 func (a *App) stopCalls(ctx context.Context) error {
+	a.stopTunnels(ctx, plannedCalls{})
 	a.stopRealtime(ctx)
 	a.stopTURN(ctx)
 	a.stopShadowsocks(ctx)
@@ -372,6 +470,12 @@ func (a *App) countCalls(st *ops.Status) {
 		st.Services = append(st.Services, ops.Service{Name: "Shadowsocks", Connections: t.Connections, UniqueIPs: len(unique)})
 		st.Counters["shadowsocks_relayed"], st.Counters["shadowsocks_probes"] = t.Relayed, t.Probes
 	}
+	if x := a.calls.proxy.Load(); x != nil {
+		t, unique := x.Stats(), make(map[netip.Addr]bool)
+		x.Remotes(func(ip netip.Addr) { unique[ip] = true })
+		st.Services = append(st.Services, ops.Service{Name: "HTTP proxy", Connections: t.Connections, UniqueIPs: len(unique)})
+		st.Counters["http_proxy_relayed"], st.Counters["http_proxy_refused"] = t.Relayed, t.Refused
+	}
 }
 
 // proxyFacts tells operators of Shadowsocks.
@@ -381,8 +485,21 @@ func (a *App) proxyFacts() ops.ProxyFacts {
 	if n, err := strconv.Atoi(portOf(config.Address(conf.SSAddr))); err == nil && s.Source(settings.SSPort) != settings.FromStore {
 		f.Port = n
 	}
-	if password := s.Text(settings.SSPassword); f.Addr && password != "" {
-		f.Link = shadowsocks.Link(s.Enum(settings.SSCipher), password, a.proxyHost(), f.Port)
+	password := s.Text(settings.SSPassword)
+	if !f.Addr || password == "" {
+		return f
+	}
+	cipher, host := s.Enum(settings.SSCipher), a.proxyHost()
+	f.Link = shadowsocks.Link(cipher, password, host, f.Port)
+	if s.Bool(settings.SSWSEnabled) {
+		port := f.Port + 2
+		if s.Source(settings.SSWSPort) == settings.FromStore {
+			port = s.Port(settings.SSWSPort)
+		}
+		f.WSLink = shadowsocks.WebSocketLink(cipher, password, host, port, shadowsocks.OldPath, false)
+		if n := a.port("http_tls"); n != 0 {
+			f.HTTPSLink = shadowsocks.WebSocketLink(cipher, password, a.clientHost(), n, shadowsocks.Path(password), true)
+		}
 	}
 	return f
 }

@@ -290,6 +290,12 @@ func dialThrough(t *testing.T, port int, password, host string, target int) *thr
 	if err != nil {
 		t.Fatal(err)
 	}
+	return throughConn(t, conn, password, host, target)
+}
+
+// throughConn asks for a service on a connection that was made.
+func throughConn(t *testing.T, conn net.Conn, password, host string, target int) *through {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	sum := md5.Sum([]byte(password))

@@ -28,6 +28,7 @@ import (
 	"madmail/internal/settings"
 	"madmail/internal/shadowsocks"
 	"madmail/internal/smtpserver"
+	"madmail/internal/tunnel"
 	"madmail/internal/version"
 	"madmail/internal/webhook"
 	"madmail/internal/website"
@@ -255,7 +256,7 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 	}
 	r := ops.Reloaded{Reloaded: true, Changes: append([]string{"settings, accounts and certificate read again"}, sockets.changes()...)}
 	if startOnly(conf) != startOnly(old) {
-		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_dsn, sharing_dsn, proxy_protocol, max_user_send_..., remote_... and the time-outs and recipients of imap_... and smtp_... take effect at the next start")
+		r.Restart = append(r.Restart, "state_dir, runtime_dir, db_..., sharing_dsn, proxy_protocol, max_user_send_..., remote_..., and of imap_..., smtp_... and submission_... time-outs, recipients, limits and insecure_auth take effect at the next start")
 	}
 	return r, nil
 }
@@ -263,7 +264,9 @@ func (a *App) Reload(ctx context.Context) (ops.Reloaded, error) {
 // startOnly is what a running server does not take from a new file.
 func startOnly(c *config.Config) string {
 	return fmt.Sprintf("%q", []any{c.StateDir, c.RuntimeDir, c.DBDSN, c.SharingDSN, c.MaxUserSendPerMinute, c.MaxUserSendBurst, c.ProxyProtocol,
-		c.IMAPAutoLogout, c.SMTPReadTimeout, c.SMTPMaxRecipients, c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteIdleTime, c.RemoteRootCA})
+		c.IMAPAutoLogout, c.IMAPInsecureAuth, mailDoor(c.MX()), mailDoor(c.Clients()), c.SubmissionInsecureAuth, c.DBCacheSize, c.DBBusyTimeout,
+		c.RemoteCommandTimeout, c.RemoteSubmissionTimeout, c.RemoteConnectTimeout, c.RemoteIdleTime, c.RemoteMaxIdle, c.RemoteReuse, c.RemoteLocalIP, c.RemoteForceIPv4,
+		c.RemoteLimits, c.RemoteMTASTSDir, c.RemoteRootCA})
 }
 
 // atOnce are settings of components that count at once: greetings read the
@@ -274,6 +277,8 @@ var atOnce = map[settings.Key]bool{
 	settings.DKIMSelector: true,
 	settings.IrohEnabled:  true, settings.IrohPort: true, settings.IrohLocalOnly: true, settings.IrohRelayURL: true,
 	settings.SSEnabled: true, settings.SSPort: true, settings.SSCipher: true, settings.SSPassword: true,
+	settings.SSWSEnabled: true, settings.SSWSPort: true, settings.HTTPProxyEnabled: true, settings.HTTPProxyPort: true, settings.HTTPProxyPath: true,
+	settings.HTTPProxyUsername: true, settings.HTTPProxyPassword: true,
 }
 
 // change stores settings, all or none, and makes them so. Sockets that it names are opened
@@ -284,6 +289,11 @@ func (a *App) change(ctx context.Context, c ...settings.Change) (effect string, 
 	p, err := a.settings.Plan(c...)
 	if err != nil {
 		return "", err
+	}
+	if slices.Contains(p.Changed, settings.HTTPProxyEnabled) && p.Candidate.Bool(settings.HTTPProxyEnabled) {
+		if err := tunnel.Check(p.Candidate.Text(settings.HTTPProxyUsername), p.Candidate.Text(settings.HTTPProxyPassword)); err != nil {
+			return "", err
+		}
 	}
 	if slices.Contains(p.Changed, settings.DKIMSelector) {
 		if err := a.fed.keys.Use(a.signed(), p.Candidate.Text(settings.DKIMSelector)); err != nil {
@@ -433,6 +443,9 @@ func (m metadata) Get(_ context.Context, who address.Addr, box, entry string) (s
 	}
 	switch entry {
 	case "/shared/vendor/deltachat/maxsmtprecipients":
+		if n := m.a.conf.Load().SubmissionMaxRecipients; n > 0 && n < 1000 {
+			return strconv.Itoa(n), true, nil // clients make more messages of a larger group
+		}
 		return "1000", true, nil
 	case "/shared/admin":
 		if m.a.conf.Load().ACMEEmail != "" {

@@ -15,6 +15,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/authres"
 	"madmail/internal/certs"
+	"madmail/internal/config"
 	"madmail/internal/delivery"
 	"madmail/internal/dkim"
 	"madmail/internal/fault"
@@ -24,9 +25,12 @@ import (
 	"madmail/internal/ops"
 	"madmail/internal/policy"
 	"madmail/internal/queue"
+	"madmail/internal/resolve"
 	"madmail/internal/settings"
 	"madmail/internal/upkeep"
+	"madmail/internal/verdict"
 	"madmail/internal/webimap"
+	"madmail/internal/website"
 )
 
 // How long a message waits for the DNS before its origin counts as unknown: where
@@ -63,8 +67,10 @@ func (o origins) Prove(ctx context.Context, m delivery.Foreign) (delivery.Proof,
 		return delivery.Proof{}, err
 	}
 	in := authres.Input{From: m.From, Envelope: m.Envelope.Wire(), Policy: rule, OurDomain: !literal && a.domains.IsLocal(domain)}
+	checks := a.checks()
+	byMail := m.Client.Addr.IsValid() && checks.Any()
 	if !literal {
-		if in.Report, err = o.check(ctx, m, name, rule == authres.Require || in.OurDomain); err != nil {
+		if in.Report, err = o.check(ctx, m, name, rule == authres.Require || in.OurDomain || byMail && checks.Broken.Do == verdict.Reject); err != nil {
 			return delivery.Proof{}, err
 		}
 	}
@@ -78,11 +84,65 @@ func (o origins) Prove(ctx context.Context, m delivery.Foreign) (delivery.Proof,
 	case rule == authres.Report && d.Verdict != authres.Proven && d.Verdict != authres.Exempt:
 		log.WarnContext(ctx, "mail whose origin is not proven", "domain", d.Domain, "verdict", d.Verdict.String(), "reason", d.Result.Reason)
 	}
-	p := delivery.Proof{Forged: d.NullSender, Proven: d.Verdict == authres.Proven || d.Verdict == authres.Exempt}
-	if !literal {
-		p.Field = authres.Header(message.Verdict, a.hostname(), in.Report)
+	var found authres.Found
+	if byMail {
+		if found, err = o.look(ctx, checks, authres.Subject{Client: m.Client, Envelope: m.Envelope.Wire(), From: d.Domain, Report: in.Report}); err != nil {
+			log.InfoContext(ctx, "mail was not taken", "domain", d.Domain, "err", err)
+			return delivery.Proof{}, err
+		}
 	}
+	p := delivery.Proof{Forged: d.NullSender, Proven: d.Verdict == authres.Proven || d.Verdict == authres.Exempt}
+	if !literal || found.SPF != nil {
+		p.Field = authres.Header(message.Verdict, a.hostname(), in.Report, found)
+	}
+	p.Junk = len(found.Quarantine) > 0
+	p.Field = append(p.Field, found.QuarantineField(message.Quarantine)...)
 	return p, nil
+}
+
+// look does what the operator wants looked at besides.
+func (o origins) look(ctx context.Context, checks authres.Checks, m authres.Subject) (authres.Found, error) {
+	ctx, cancel := context.WithTimeout(ctx, proofWait)
+	defer cancel()
+	return checks.Run(ctx, lookups{o.a.fed.resolver}, m)
+}
+
+// checks are those of the configuration.
+func (a *App) checks() authres.Checks {
+	c := a.conf.Load().Checks()
+	return authres.Checks{
+		SPF: c.SPF, SPFFirst: c.SPFFirst, DMARC: c.DMARC, Unsigned: c.Unsigned, Broken: c.Broken, KeysNeeded: c.KeysNeeded, TLS: c.TLS, MX: c.MX, Reverse: c.Reverse,
+	}
+}
+
+// lookups asks for what checks want to know.
+type lookups struct{ r *resolve.Resolver }
+
+// TXT implements authres.Names.
+func (l lookups) TXT(ctx context.Context, name string) ([]string, error) { return l.r.TXT(ctx, name) }
+
+// MX implements authres.Names.
+func (l lookups) MX(ctx context.Context, name string) (list []string, err error) {
+	got, err := l.r.LookupMX(ctx, name)
+	for _, mx := range got.Records {
+		list = append(list, mx.Host)
+	}
+	return list, err
+}
+
+// Addresses implements authres.Names.
+func (l lookups) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	got, err := l.r.LookupAddr(ctx, host)
+	return got.Records, err
+}
+
+// Reverse implements authres.Names.
+func (l lookups) Reverse(ctx context.Context, ip netip.Addr) ([]string, error) {
+	list, err := l.r.LookupData(ctx, resolve.ReverseName(ip), "PTR")
+	for i := range list {
+		list[i] = strings.TrimSuffix(list[i], ".")
+	}
+	return list, err
 }
 
 // check looks at the signatures. What cannot be read or asked is an error only where
@@ -211,11 +271,14 @@ func (a *App) route(r *http.Request) http.Handler {
 		a.asked[askedSite].Add(1)
 		return h
 	}
+	if h := a.tunnelDoor(r); h != nil {
+		return h
+	}
 	if h := a.calls.realtime.Load(); h != nil && irohrelay.Owns(r.URL.Path) {
 		a.asked[askedRelay].Add(1)
 		return h.Handler()
 	}
-	if webimap.Owns(r.URL.Path) {
+	if webimap.Owns(r.URL.Path) && !a.conf.Load().Camouflage {
 		a.asked[askedMail].Add(1)
 		return a.webmail
 	}
@@ -228,7 +291,35 @@ func (a *App) route(r *http.Request) http.Handler {
 		return h
 	}
 	a.asked[askedSite].Add(1)
+	return a.siteDoor(r)
+}
+
+// siteDoor answers what the site should not, or lets it.
+func (a *App) siteDoor(r *http.Request) http.Handler {
+	conf := a.conf.Load()
+	switch {
+	case r.Method == http.MethodConnect, conf.Camouflage && !shown(conf, r):
+		return http.HandlerFunc(website.NotFound) // the same whether or not there is something behind it
+	case r.URL.Path == "/madmail" && a.binary != nil && config.Open(conf.ServeBinary):
+		return a.binary
+	}
 	return nil
+}
+
+// shown reports whether a request is answered although nothing is to be seen here:
+// what other servers ask for, /new with a token, and the operator's own site.
+func shown(conf *config.Config, r *http.Request) bool {
+	p := r.URL.Path
+	switch {
+	case p == "/new":
+		return r.URL.Query().Get("token") != ""
+	case p == "/.well-known/mta-sts.txt", strings.HasPrefix(p, "/.well-known/_domainkey/"), strings.HasPrefix(p, "/.well-known/acme-challenge/"):
+		return true
+	case conf.WWWDir == "":
+		return false
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+	return !slices.Contains([]string{"madmail", "qr", "inv", "docs", "app", "share", "mail", ".well-known"}, first)
 }
 
 // What answers over HTTP, and its names in the metrics.

@@ -76,7 +76,7 @@ var (
 		"smtp": settings.SMTPPort, "submission": settings.SubmissionPort, "submission_tls": settings.SubmissionTLSPort,
 		"imap": settings.IMAPPort, "imap_tls": settings.IMAPTLSPort, "http": settings.HTTPPort, "http_tls": settings.HTTPSPort,
 		"turn": settings.TURNPort, "turn_tcp": settings.TURNPort, "shadowsocks": settings.SSPort,
-		"iroh": settings.IrohPort, "stun": settings.TURNPort,
+		"iroh": settings.IrohPort, "stun": settings.TURNPort, "shadowsocks_ws": settings.SSWSPort, "http_proxy": settings.HTTPProxyPort,
 	}
 	localKeys = map[string]settings.Key{
 		"smtp": settings.SMTPLocalOnly, "submission": settings.SubmissionLocalOnly, "submission_tls": settings.SubmissionTLSLocalOnly,
@@ -86,9 +86,10 @@ var (
 	}
 	onKeys = map[string]settings.Key{
 		"http": settings.HTTPEnabled, "http_tls": settings.HTTPSEnabled, "turn": settings.TURNEnabled, "shadowsocks": settings.SSEnabled,
+		"shadowsocks_ws": settings.SSWSEnabled, "http_proxy": settings.HTTPProxyEnabled,
 	}
 	// secretKeys are without a default: the service is off until somebody sets one.
-	secretKeys = map[string]settings.Key{"turn": settings.TURNSecret, "shadowsocks": settings.SSPassword}
+	secretKeys = map[string]settings.Key{"turn": settings.TURNSecret, "shadowsocks": settings.SSPassword, "http_proxy": settings.HTTPProxyPassword}
 )
 
 // wanted is what should listen under a configuration and settings.
@@ -97,6 +98,9 @@ func (a *App) wanted(conf *config.Config, s *settings.Snapshot) []config.Listene
 		Port: func(n string) int {
 			if k, ok := portKeys[n]; ok && s.Source(k) == settings.FromStore {
 				return s.Port(k)
+			}
+			if n == "shadowsocks_ws" && s.Source(settings.SSPort) == settings.FromStore {
+				return s.Port(settings.SSWSPort) // it follows
 			}
 			if n == "iroh" && s.Source(settings.IrohRelayURL) == settings.FromStore {
 				if n := config.PortOfURL(s.Text(settings.IrohRelayURL)); n != 0 {
@@ -370,6 +374,11 @@ func (a *App) serve(b Bound) error {
 		return a.imap.Serve(b.l, imapserver.TLS)
 	case "turn", "turn_tcp", "turn_tls", "shadowsocks":
 		return a.serveCalls(b)
+	case "shadowsocks_ws":
+		if d := a.calls.streams.Load(); d != nil {
+			return d.Serve(inlet.Limit(b.l, webConns, webConnsPerSource))
+		}
+		return b.l.Close()
 	case "iroh", "stun":
 		return a.serveRealtime(b)
 	case "openmetrics":

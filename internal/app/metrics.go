@@ -190,6 +190,12 @@ func (a *App) sampleCalls(n func(name string, v int64, labels ...string)) {
 		n("madmail_shadowsocks_taken", x.Relayed, "relayed")
 		n("madmail_shadowsocks_taken", x.Probes, "probe")
 	}
+	if p := a.calls.proxy.Load(); p != nil {
+		x := p.Stats()
+		n("madmail_http_proxy_connections", int64(x.Connections))
+		n("madmail_http_proxy_taken", x.Relayed, "relayed")
+		n("madmail_http_proxy_taken", x.Refused, "refused")
+	}
 	if h := a.calls.realtime.Load(); h != nil {
 		x := h.Stats()
 		n("madmail_iroh_connections", int64(x.Connections))

@@ -26,6 +26,8 @@ func TestMetricsOfARealServer(t *testing.T) {
 	h.lines["ss_addr"], h.lines["ss_password"] = fmt.Sprintf(`"127.0.0.1:%d"`, free[2]), `"our secret"`
 	h.write()
 	h.start()
+	h.must("settings.set", `{"name":"http_proxy_password","value":"a good password"}`)
+	h.must("settings.set", `{"name":"http_proxy_enabled","value":"true"}`)
 	get := func(path string) (int, string) {
 		t.Helper()
 		r, err := h.web().Get(fmt.Sprintf("http://127.0.0.1:%d%s", h.spare, path))

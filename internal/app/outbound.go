@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,6 +38,7 @@ import (
 	"madmail/internal/queue"
 	"madmail/internal/resolve"
 	"madmail/internal/settings"
+	"madmail/internal/throttle"
 	"madmail/internal/units"
 	"madmail/internal/upkeep"
 )
@@ -120,9 +122,19 @@ func (a *App) switches() policy.Switches {
 
 // openOutbound builds what brings mail out, and finishes what the last server left
 // half done.
-func (a *App) openOutbound(ctx context.Context) error {
+func (a *App) openOutbound(ctx context.Context) (err error) {
 	f, conf := &a.fed, a.conf.Load()
-	dialer := &outbound.Dialer{Resolver: names{f.resolver}, Self: a.self}
+	dialer := &outbound.Dialer{Resolver: names{f.resolver}, Self: a.self, Timeout: duration(conf.RemoteConnectTimeout), IPv4: conf.RemoteForceIPv4}
+	if conf.RemoteLocalIP != "" {
+		if dialer.Local, err = netip.ParseAddr(conf.RemoteLocalIP); err != nil {
+			return fault.Wrap(fault.Invalid, err, "remote_local_ip") // cannot be: the file was checked
+		}
+	}
+	rules, err := throttle.Parse(conf.RemoteLimits)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "remote_limits") // cannot be: the file was checked
+	}
+	turns := throttle.New(rules)
 	web, err := httpsend.New(httpsend.Options{Dialer: dialer})
 	if err != nil {
 		return err
@@ -135,6 +147,7 @@ func (a *App) openOutbound(ctx context.Context) error {
 	mail, err := smtpsend.New(smtpsend.Options{
 		Dialer: dialer, Hostname: a.hostname, Roots: roots,
 		Timeout: duration(conf.RemoteCommandTimeout), EndTimeout: duration(conf.RemoteSubmissionTimeout), Idle: duration(conf.RemoteIdleTime),
+		MaxIdle: int(config.Limit(conf.RemoteMaxIdle)), Reuse: int(config.Limit(conf.RemoteReuse)),
 	})
 	if err != nil {
 		return err
@@ -148,12 +161,16 @@ func (a *App) openOutbound(ctx context.Context) error {
 		TLSHandshakeTimeout: 15 * time.Second, MaxResponseHeaderBytes: 32 << 10, DisableKeepAlives: true, ForceAttemptHTTP2: true,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
-	sts, err := mtasts.Open(mtasts.Options{Dir: filepath.Join(a.StateDir, "mtasts_cache"), LookupTXT: f.resolver.TXT, Client: &http.Client{Transport: policies}, Logger: a.Log.Logger("mta-sts")})
+	dir := cmp.Or(conf.RemoteMTASTSDir, "mtasts_cache")
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(a.StateDir, dir)
+	}
+	sts, err := mtasts.Open(mtasts.Options{Dir: dir, LookupTXT: f.resolver.TXT, Client: &http.Client{Transport: policies}, Logger: a.Log.Logger("mta-sts")})
 	if err != nil {
 		return err
 	}
 	f.worker, err = outbound.New(outbound.Options{
-		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: web, SMTP: mail,
+		Queue: f.queue, Policy: f.policy, Peers: f.peers, Resolver: names{f.resolver}, HTTP: outbound.Limited(web, turns), SMTP: outbound.Limited(mail, turns),
 		Trust: &trust{f.resolver, sts}, Signer: signer{f.keys}, Bouncer: bouncer{a}, Local: a.domains.IsLocal, Hostname: a.hostname, Domain: a.noticeDomain,
 		Rewrite: func() string { return a.conf.Load().EndpointRewrite }, Schedule: schedule(conf), MaxParallel: conf.QueueMaxParallelism, Logger: a.Log.Logger("federation"),
 	})

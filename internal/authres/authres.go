@@ -13,6 +13,9 @@
 // the caller's lookups, and repeats a failed check once with a fresh key, because a
 // peer may have replaced its key while the old one was in our cache.
 //
+// Checks are what an operator may want besides, off unless configured: SPF, DMARC and
+// what the block files of the first version know.
+//
 // All functions may be called from many goroutines.
 package authres
 
@@ -199,9 +202,10 @@ func Check(ctx context.Context, r io.ReaderAt, size int64, domain string, keys K
 }
 
 // Header returns a field with the content of Authentication-Results and its final
-// CRLF, in the name of server, for the top of the message. Fields of that name which
+// CRLF, in the name of server, for the top of the message. found is what
+// other checks found. Fields of that name which
 // came with the message have to be removed (RFC 8601 section 5).
-func Header(name, server string, rep dkim.Report) []byte {
+func Header(name, server string, rep dkim.Report, found Found) []byte {
 	var b strings.Builder
 	b.WriteString(name + ": ")
 	b.WriteString(value(server))
@@ -220,8 +224,27 @@ func Header(name, server string, rep dkim.Report) []byte {
 			}
 		}
 	}
+	if s := found.SPF; s != nil {
+		b.WriteString(";\r\n\tspf=" + s.Result + " smtp.mailfrom=" + value(s.Domain))
+	}
+	if d := found.DMARC; d != nil {
+		b.WriteString(";\r\n\tdmarc=" + d.Result)
+		if d.Policy != "" {
+			b.WriteString(" policy.dmarc=" + d.Policy)
+		}
+		b.WriteString("\r\n\t header.from=" + value(d.Domain))
+	}
 	b.WriteString("\r\n")
 	return []byte(b.String())
+}
+
+// QuarantineField is a complete header field for a message that checks want marked, or
+// nothing.
+func (f Found) QuarantineField(name string) []byte {
+	if len(f.Quarantine) == 0 {
+		return nil
+	}
+	return []byte(name + ": " + strings.Join(f.Quarantine, " ") + "\r\n")
 }
 
 // value writes a token, or a quoted string when it is none (RFC 8601 section 2.2).

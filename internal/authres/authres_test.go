@@ -98,7 +98,7 @@ func TestHeader(t *testing.T) {
 		{"nothing breaks out", "a\r\nX: y\"", results(dkim.Result{State: dkim.Fail, Domain: "a\r\nb", Reason: "\"\\\n"}),
 			"Authentication-Results: \"aX: y\";\r\n\tdkim=fail reason=\"\"\r\n\t header.d=\"ab\"\r\n"},
 	} {
-		if got := string(Header("Authentication-Results", c.server, c.rep)); got != c.want {
+		if got := string(Header("Authentication-Results", c.server, c.rep, Found{})); got != c.want {
 			t.Errorf("%s:\n%q\n%q", c.name, got, c.want)
 		}
 	}

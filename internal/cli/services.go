@@ -82,6 +82,15 @@ func (s *shell) proxyShow(code bool) error {
 		}
 		fmt.Fprintf(w, "Shadowsocks is %s\nPort: %s\nCipher: %s (%s)\nURL: %s\n",
 			map[bool]string{true: "ENABLED", false: "DISABLED"}[p.Enabled], p.Port, p.Cipher, p.CipherSource, p.URL)
+		if p.WSEnabled {
+			fmt.Fprintf(w, "Inside WebSocket: ENABLED\n")
+			for _, link := range []string{p.HTTPSURL, p.WSURL} {
+				if link != "" {
+					fmt.Fprintf(w, "URL: %s\n", link)
+				}
+			}
+		}
+		fmt.Fprintf(w, "HTTP proxy: %s\n", map[bool]string{true: "ENABLED", false: "DISABLED"}[p.HTTPProxy])
 		if picture, err := invite.Terminal(p.URL); code && err == nil { // else the link is too long for one
 			fmt.Fprintf(w, "\n%s", picture)
 		}

@@ -30,7 +30,9 @@ import (
 
 	"madmail/internal/address"
 	"madmail/internal/fault"
+	"madmail/internal/throttle"
 	"madmail/internal/units"
+	"madmail/internal/verdict"
 )
 
 // Config is the file's values. The toml tag is the key; kind says how the text
@@ -69,7 +71,7 @@ type Config struct {
 	IMAPTLSListen       string `toml:"imap_tls_listen" kind:"listens"`
 	HTTPListen          string `toml:"http_listen" kind:"listens"`
 	HTTPTLSListen       string `toml:"http_tls_listen" kind:"listens"`
-	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listen"`
+	OpenMetricsListen   string `toml:"openmetrics_listen" kind:"listens"`
 	OpenMetricsUsername string `toml:"openmetrics_username"`
 	OpenMetricsPassword string `toml:"openmetrics_password"`
 	ProxyProtocol       string `toml:"proxy_protocol" kind:"networks"`
@@ -81,8 +83,8 @@ type Config struct {
 	TURNPort           string `toml:"turn_port" kind:"port" setting:"__TURN_PORT__"`
 	TURNSecret         string `toml:"turn_secret" setting:"__TURN_SECRET__"`
 	TURNTTL            string `toml:"turn_ttl" kind:"duration" setting:"__TURN_TTL__"`
-	TURNListenUDP      string `toml:"turn_listen_udp" kind:"listen"`
-	TURNListenTLS      string `toml:"turn_listen_tls" kind:"listen"`
+	TURNListenUDP      string `toml:"turn_listen_udp" kind:"listens"`
+	TURNListenTLS      string `toml:"turn_listen_tls" kind:"listens"`
 	TURNRealm          string `toml:"turn_realm" setting:"__TURN_REALM__"`
 	TURNRelayIP        string `toml:"turn_relay_ip" kind:"ip" setting:"__TURN_RELAY_IP__"`
 	TURNRelayPortMin   string `toml:"turn_relay_port_min" kind:"port" setting:"__TURN_RELAY_PORT_MIN__"`
@@ -100,6 +102,8 @@ type Config struct {
 	Language     string `toml:"language" kind:"enum" of:"en fa ru es" setting:"__LANGUAGE__"`
 	WWWDir       string `toml:"www_dir"`
 	WWWStrict    bool   `toml:"www_strict"`
+	Camouflage   bool   `toml:"camouflage"`
+	ServeBinary  string `toml:"serve_binary" kind:"bool"`
 
 	ReleaseURL string `toml:"release_url"`
 	ReleaseKey string `toml:"release_key"`
@@ -116,7 +120,7 @@ type Config struct {
 	IrohTotalRate     string `toml:"iroh_total_rate" kind:"size"`
 	IrohQueue         string `toml:"iroh_queue" kind:"size"`
 	IrohQueueTotal    string `toml:"iroh_queue_total" kind:"size"`
-	SSAddr            string `toml:"ss_addr" kind:"listen"`
+	SSAddr            string `toml:"ss_addr" kind:"listens"`
 	SSPassword        string `toml:"ss_password" setting:"__SS_PASSWORD__"`
 	SSCipher          string `toml:"ss_cipher" setting:"__SS_CIPHER__"`
 	SSAllowedPorts    string `toml:"ss_allowed_ports" kind:"ports"`
@@ -142,6 +146,8 @@ type Config struct {
 	AllowInboundRemoteRcpt string `toml:"allow_inbound_remote_rcpt" kind:"bool" setting:"__ALLOW_INBOUND_REMOTE_RCPT__"`
 	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
 	DBDSN                  string `toml:"db_dsn"`
+	DBCacheSize            string `toml:"db_cache_size" kind:"pages"`
+	DBBusyTimeout          int    `toml:"db_busy_timeout"`
 
 	EndpointRewrite string `toml:"endpoint_rewrite"`
 	PushURL         string `toml:"push_url"`
@@ -155,12 +161,57 @@ type Config struct {
 	QueuePostInitDelay   string `toml:"queue_post_init_delay" kind:"duration"`
 	QueueMaxDeliveryTime string `toml:"queue_max_delivery_time" kind:"duration"`
 
+	SMTPMaxMessageSize    string `toml:"smtp_max_message_size" kind:"size"`
+	SMTPMaxHeaderSize     string `toml:"smtp_max_header_size" kind:"size"`
+	SMTPMaxLineLength     string `toml:"smtp_max_line_length" kind:"size"`
+	SMTPMaxReceived       int    `toml:"smtp_max_received"`
+	SMTPMaxRecipients     int    `toml:"smtp_max_recipients"`
+	SMTPReadTimeout       string `toml:"smtp_read_timeout" kind:"duration"`
+	SMTPWriteTimeout      string `toml:"smtp_write_timeout" kind:"duration"`
+	SMTPLimits            string `toml:"smtp_limits" kind:"limits"`
+	SMTPDeferSenderReject string `toml:"smtp_defer_sender_reject" kind:"bool"`
+
+	SubmissionMaxMessageSize    string `toml:"submission_max_message_size" kind:"size"`
+	SubmissionMaxHeaderSize     string `toml:"submission_max_header_size" kind:"size"`
+	SubmissionMaxLineLength     string `toml:"submission_max_line_length" kind:"size"`
+	SubmissionMaxReceived       int    `toml:"submission_max_received"`
+	SubmissionMaxRecipients     int    `toml:"submission_max_recipients"`
+	SubmissionReadTimeout       string `toml:"submission_read_timeout" kind:"duration"`
+	SubmissionWriteTimeout      string `toml:"submission_write_timeout" kind:"duration"`
+	SubmissionLimits            string `toml:"submission_limits" kind:"limits"`
+	SubmissionDeferSenderReject string `toml:"submission_defer_sender_reject" kind:"bool"`
+	SubmissionInsecureAuth      bool   `toml:"submission_insecure_auth"`
+
+	SPF             bool   `toml:"spf"`
+	SPFEnforceEarly bool   `toml:"spf_enforce_early"`
+	SPFNone         string `toml:"spf_none_action" kind:"action"`
+	SPFNeutral      string `toml:"spf_neutral_action" kind:"action"`
+	SPFFail         string `toml:"spf_fail_action" kind:"action"`
+	SPFSoftFail     string `toml:"spf_softfail_action" kind:"action"`
+	SPFPermError    string `toml:"spf_permerr_action" kind:"action"`
+	SPFTempError    string `toml:"spf_temperr_action" kind:"action"`
+	DKIMSelector    string `toml:"dkim_selector" kind:"label" setting:"__DKIM_SELECTOR__"`
+	DKIMNoSignature string `toml:"dkim_no_sig_action" kind:"action"`
+	DKIMBroken      string `toml:"dkim_broken_sig_action" kind:"action"`
+	DKIMFailOpen    bool   `toml:"dkim_fail_open"`
+	DMARC           bool   `toml:"dmarc"`
+	RequireTLS      string `toml:"require_tls" kind:"action"`
+	RequireMX       string `toml:"require_mx_record" kind:"action"`
+	RequireReverse  string `toml:"require_matching_rdns" kind:"action"`
+	JunkMailbox     string `toml:"junk_mailbox" kind:"folder"`
+
 	IMAPAutoLogout          string `toml:"imap_auto_logout" kind:"duration"`
-	SMTPReadTimeout         string `toml:"smtp_read_timeout" kind:"duration"`
-	SMTPMaxRecipients       int    `toml:"smtp_max_recipients"`
+	IMAPInsecureAuth        bool   `toml:"imap_insecure_auth"`
 	RemoteCommandTimeout    string `toml:"remote_command_timeout" kind:"duration"`
 	RemoteSubmissionTimeout string `toml:"remote_submission_timeout" kind:"duration"`
+	RemoteConnectTimeout    string `toml:"remote_connect_timeout" kind:"duration"`
 	RemoteIdleTime          string `toml:"remote_conn_max_idle_time" kind:"duration"`
+	RemoteMaxIdle           string `toml:"remote_conn_max_idle_count" kind:"count"`
+	RemoteReuse             string `toml:"remote_conn_reuse_limit" kind:"count"`
+	RemoteLocalIP           string `toml:"remote_local_ip" kind:"ip"`
+	RemoteForceIPv4         bool   `toml:"remote_force_ipv4"`
+	RemoteLimits            string `toml:"remote_limits" kind:"limits"`
+	RemoteMTASTSDir         string `toml:"remote_mtasts_dir"`
 	RemoteRootCA            string `toml:"remote_root_ca" kind:"files"`
 	AutogeneratedMsgDomain  string `toml:"autogenerated_msg_domain" kind:"domain"`
 
@@ -171,6 +222,8 @@ type Config struct {
 	File string `toml:"-"`
 	// OldMail is where the first version kept its mail, as the block syntax says it.
 	OldMail OldMail `toml:"-"`
+	// Verbose are parts that log more than the rest, as module=level.
+	Verbose []string `toml:"-"`
 	// Notes are lines that have no effect, each with the reason.
 	Notes []Problem `toml:"-"`
 }
@@ -393,16 +446,18 @@ func (c *Config) together(at func(key string) (file string, line int)) (problems
 			bad("turn_relay_port_min", fmt.Sprintf("the relay ports hold %d, the port of TURN itself", control), "choose a range beside it")
 		}
 	}
-	if l := trimScheme(c.OpenMetricsListen); l != "" && c.OpenMetricsPassword == "" {
-		if host, _, err := net.SplitHostPort(l); err == nil && host != "localhost" {
+	for _, l := range strings.Fields(c.OpenMetricsListen) {
+		if host, _, err := net.SplitHostPort(trimScheme(l)); err == nil && host != "localhost" && c.OpenMetricsPassword == "" {
 			if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
 				bad("openmetrics_listen", "is open to everybody", `set openmetrics_password, or listen on "127.0.0.1:9749"`)
+				break
 			}
 		}
 	}
 	for _, t := range []struct{ key, text string }{
 		{"imap_auto_logout", c.IMAPAutoLogout}, {"smtp_read_timeout", c.SMTPReadTimeout}, {"remote_command_timeout", c.RemoteCommandTimeout},
-		{"remote_submission_timeout", c.RemoteSubmissionTimeout},
+		{"remote_submission_timeout", c.RemoteSubmissionTimeout}, {"smtp_write_timeout", c.SMTPWriteTimeout}, {"submission_read_timeout", c.SubmissionReadTimeout},
+		{"submission_write_timeout", c.SubmissionWriteTimeout},
 	} {
 		// Less would end sessions of slow networks, and stop all mail by a slip.
 		if d, err := units.ParseDuration(t.text); t.text != "" && err == nil && d != 0 && d < minTimeout {
@@ -475,7 +530,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 		}
 		v.SetInt(i)
 		return "", ""
-	case "list", "listens", "files":
+	case "list", "listens", "files", "limits":
 		if n.Kind == unstable.Array {
 			var all []string
 			for it := n.Children(); it.Next(); {
@@ -484,7 +539,11 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 				}
 				all = append(all, string(it.Node().Data))
 			}
-			text = strings.Join(all, " ")
+			between := " "
+			if f.kind == "limits" {
+				between = "; "
+			}
+			text = strings.Join(all, between)
 		} else if n.Kind != unstable.String {
 			return "not a list of names", `write "a.org b.org"`
 		}
@@ -495,7 +554,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	case unstable.String:
 		plain = true
 	case unstable.Integer:
-		if plain = slices.Contains([]string{"bool", "size", "duration", "port", "factor", "count"}, f.kind); plain {
+		if plain = slices.Contains([]string{"bool", "size", "duration", "port", "factor", "count", "pages"}, f.kind); plain {
 			i, err := strconv.ParseInt(text, 0, 64)
 			if err != nil {
 				return "not a number", "write a whole number"
@@ -570,6 +629,30 @@ func check(f field, text string) (what, hint string) {
 	case "count":
 		_, err = strconv.ParseUint(text, 10, 31)
 		hint = "write a whole number; 0 is no limit"
+	case "pages":
+		_, err = strconv.ParseInt(text, 10, 32)
+		noun, hint = "size of a cache", "write a number of pages, or with a minus one of KiB"
+	case "action":
+		if _, err = verdict.Parse(text); err != nil {
+			return fault.UserText(err), `write "ignore", "quarantine" or "reject"`
+		}
+	case "folder":
+		if text == "" || len(text) > 64 || strings.ContainsAny(text, "/%*\"\\\x7f") || strings.EqualFold(text, "inbox") {
+			return fmt.Sprintf("%q is not a name for a folder", text), `write "Junk"`
+		}
+	case "label":
+		for _, c := range []byte(text) {
+			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+				return fmt.Sprintf("%q is not a selector", text), "write letters, digits and dashes"
+			}
+		}
+		if text == "" || len(text) > 63 {
+			return fmt.Sprintf("%q is not a selector", text), "write letters, digits and dashes"
+		}
+	case "limits":
+		if _, err = throttle.Parse(text); err != nil {
+			return fault.UserText(err), `write lines such as "all rate 20 1s" and "ip concurrency 10"`
+		}
 	case "port":
 		_, err = units.ParsePort(text)
 		hint = "ports are 1 to 65535"

@@ -143,6 +143,7 @@ func TestEveryKeyTakesAValue(t *testing.T) {
 		"goBool": "true", "int": "9", "list": `"a.example.org"`, "files": `["/a.pem", "/b.pem"]`, "": `"text"`, "listen": `"127.0.0.1:2525"`, "listens": `"127.0.0.1:2525"`, "size": `"1G"`, "duration": `"1h"`,
 		"port": "2525", "ip": `"192.0.2.1"`, "bool": "true", "log": `"stderr"`, "domain": `"a.example.org"`, "factor": "1.5", "count": "7", "door": `"imap"`,
 		"networks": `"127.0.0.1 10.0.0.0/8"`, "ports": `"465, 993"`, "servers": `"127.0.0.1 [::1]:5353"`,
+		"limits": `["all rate 20 1s", "ip concurrency 5"]`, "pages": "-2000", "action": `"reject 550 5.7.1 No"`, "folder": `"Junk"`, "label": `"mail"`,
 	}
 	for _, key := range Keys() {
 		f := fields[key]

@@ -49,6 +49,8 @@ func TestFilesOfEarlierVersionsAreRead(t *testing.T) {
 		IMAPTLSListen: "0.0.0.0:993", HTTPListen: "0.0.0.0:80", HTTPTLSListen: "0.0.0.0:443", OpenMetricsListen: "127.0.0.1:9100",
 		TURNEnable: true, TURNServer: "192.0.2.1", TURNPort: "3478", TURNSecret: "53cr3t", TURNTTL: "86400", TURNListenUDP: "0.0.0.0:3478",
 		TURNRealm: "192.0.2.1", TURNRelayIP: "192.0.2.1",
+		SPF: true, DMARC: true, DKIMSelector: "default", RequireTLS: "reject", RequireMX: "quarantine", ALPNSMTP: "submission", ALPNIMAP: "imap", SMTPMaxMessageSize: "32M", SubmissionMaxMessageSize: "32M",
+		SMTPLimits: "all rate 20 1s; all concurrency 200", SubmissionLimits: "all rate 50 1s", RemoteLimits: "destination rate 20 1s; destination concurrency 10", RemoteMTASTSDir: "mtasts_cache/",
 		Language: "ru", AutoCreate: "yes", IrohRelayURL: "http://192.0.2.1:3340",
 		SSAddr: "0.0.0.0:8388", SSPassword: "p w", SSCipher: "aes-128-gcm",
 		OldMail: OldMail{Driver: "sqlite3", DSN: "imapsql.db"}, DefaultQuota: "1G", AppendLimit: "32M", MaxMessageSize: "32M", Retention: "24h", PasswordLength: 16,
@@ -59,10 +61,8 @@ func TestFilesOfEarlierVersionsAreRead(t *testing.T) {
 	}
 	p := "testdata/blocks/installed.conf:"
 	wantNotes := []string{
-		p + "56: limits: has no effect (" + noUseHint + ")",
-		p + "82: limits: has no effect (" + noUseHint + ")",
 		p + "98: passthrough_senders: has no effect (mail between servers of this kind is encrypted, without exceptions)",
-		p + "117: limits: has no effect (" + noUseHint + ")",
+		p + "128: min_tls_level: has no effect (certificates of names are always checked; madmail federation tls DOMAIN relaxed makes an exception)",
 	}
 	if !slices.Equal(got, wantNotes) {
 		t.Errorf("notes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(wantNotes, "\n"))
@@ -71,7 +71,7 @@ func TestFilesOfEarlierVersionsAreRead(t *testing.T) {
 	for _, l := range want.Listeners(nobody()) {
 		on += l.Name + " " + l.Addr + "\n"
 	}
-	if n := strings.Count(on, "\n"); n != 12 {
+	if n := strings.Count(on, "\n"); n != 13 {
 		t.Errorf("%d listeners:\n%s", n, on)
 	}
 }
@@ -226,10 +226,12 @@ func TestWhatHasNoEffectIsSaid(t *testing.T) {
 		"smtp tcp://0.0.0.0:25 {\n pgp_allow_secure_join no\n}": "test.conf:2: pgp_allow_secure_join: is a setting (run madmail settings set allow_clear_securejoin false)",
 		"tls off": "test.conf:1: tls: has no effect (clients are served over TLS)",
 		"tls {\n loader autocert {\n challenge tls-alpn-01\n }\n}":                                      "test.conf:3: challenge: has no effect (it is http-01 or dns-01)",
-		"turn udp://0.0.0.0:3478 udp://192.0.2.1:3478 {\n secret s\n}":                                  "test.conf:1: turn: \"udp://192.0.2.1:3478\" is not served: turn_listen_udp has an address already (one address for each service)",
+		"smtp tcp://0.0.0.0:25 {\n buffer ram\n}":                                                       "test.conf:2: buffer: has no effect (messages are on disk before they are acknowledged)",
+		"target.remote r {\n limits {\n ip rate 1\n }\n}":                                               "test.conf:3: ip: has no effect (what is sent has no client with an address)",
+		"target.remote r {\n mx_auth {\n sts_preload\n }\n}":                                            "test.conf:3: sts_preload: has no effect (" + noUseHint + ")",
+		"storage.imapsql s {\n disable_recent no\n}":                                                    "test.conf:2: disable_recent: has no effect (" + alwaysHint + ")",
 		"imap unix://imap.sock {\n}":                                                                    "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
 		"debug yes\ndebug no":                                                                           "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
-		"imap tcp://0.0.0.0:143 {\n insecure_auth yes\n}":                                               "test.conf:2: insecure_auth: has no effect (passwords are taken over TLS only, and clients use it)",
 		"msgpipeline p {\n destination lists.example.org {\n deliver_to lmtp tcp://127.0.0.1:24\n }\n}": "test.conf:3: deliver_to: this routing is not known, the built-in one is used",
 	} {
 		if got := notes(blocks(t, text, nil)); len(got) != 1 || got[0] != want {

@@ -41,8 +41,13 @@ func checkListens(list string) error {
 	return nil
 }
 
-// Address is a listen address without its scheme: host:port.
-func Address(listen string) string { return trimScheme(listen) }
+// Address is a listen address without its scheme: host:port. Of several it is the first.
+func Address(listen string) string {
+	if all := strings.Fields(listen); len(all) > 0 {
+		listen = all[0]
+	}
+	return trimScheme(listen)
+}
 
 func trimScheme(s string) string {
 	for _, p := range []string{"tcp://", "tls://", "udp://", "tcp:"} {
@@ -61,7 +66,7 @@ func checkIP(s string) error {
 const defaultTURNPort = 3478
 
 func portOf(listen string) string {
-	_, port, _ := net.SplitHostPort(trimScheme(listen))
+	_, port, _ := net.SplitHostPort(Address(listen))
 	return port
 }
 
@@ -111,7 +116,7 @@ func ParsePorts(s string) (list []int, err error) {
 
 // Listener is one service that may listen. Addr is "" when it is off.
 type Listener struct {
-	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun, openmetrics
+	Name   string // smtp, submission, submission_tls, imap, imap_tls, http, http_tls, turn, turn_tcp, turn_tls, shadowsocks, iroh, stun, openmetrics, shadowsocks_ws, http_proxy
 	Net    string // tcp or udp
 	Addr   string
 	TLS    bool   // TLS from the start
@@ -122,7 +127,7 @@ type Listener struct {
 type Ports struct {
 	Port  func(name string) int
 	Local func(name string) bool
-	Off   func(name string) bool // http, http_tls, turn, shadowsocks and iroh only
+	Off   func(name string) bool // http, http_tls, turn, shadowsocks, shadowsocks_ws, http_proxy and iroh only
 	Env   func(string) string
 }
 
@@ -159,18 +164,29 @@ func (c *Config) Listeners(p Ports) []Listener {
 		if file == "" && c.TURNPort != "" {
 			file = "0.0.0.0:" + c.TURNPort
 		}
-		udp := p.resolve("turn", file, "", fallback, "", false)
-		udp.Net = "udp"
-		list = append(list, udp, p.resolve("turn_tcp", file, "", fallback, "", false), p.resolve("turn_tls", c.TURNListenTLS, "", "", "", true))
+		udp := p.each("turn", file, "", fallback, "", false)
+		for i := range udp {
+			udp[i].Net = "udp"
+		}
+		list = slices.Concat(list, udp, p.each("turn_tcp", file, "", fallback, "", false), p.each("turn_tls", c.TURNListenTLS, "", "", "", true))
 	}
 	if c.SSAddr != "" && !p.Off("shadowsocks") {
-		list = append(list, p.resolve("shadowsocks", c.SSAddr, "", "", "", false))
+		list = append(list, p.each("shadowsocks", c.SSAddr, "", "", "", false)...)
+		if !p.Off("shadowsocks_ws") {
+			list = append(list, p.each("shadowsocks_ws", streams(c.SSAddr), "", "", "", false)...)
+		}
+	}
+	if p.Port("http_proxy") != 0 && !p.Off("http_proxy") {
+		proxy := p.each("http_proxy", "", "", "", c.HTTPTLSListen, true)
+		if !slices.ContainsFunc(list, func(l Listener) bool { return l.Name == "http_tls" && portOf(l.Addr) == portOf(proxy[0].Addr) }) {
+			list = append(list, proxy...) // else the port of HTTPS is the one
+		}
 	}
 	if (c.IrohEnable || c.IrohRelayURL != "" || p.Port("iroh") != 0) && !p.Off("iroh") {
 		list = append(list, c.realtime(p, list)...)
 	}
 	if c.OpenMetricsListen != "" {
-		list = append(list, p.resolve("openmetrics", c.OpenMetricsListen, "", "", "", false))
+		list = append(list, p.each("openmetrics", c.OpenMetricsListen, "", "", "", false)...)
 	}
 	var on []Listener
 	for _, l := range list {
@@ -183,6 +199,19 @@ func (c *Config) Listeners(p Ports) []Listener {
 		}
 	}
 	return single(on)
+}
+
+// streams are the addresses of Shadowsocks inside WebSocket, beside those of
+// Shadowsocks itself: the port after the next.
+func streams(addrs string) string {
+	var list []string
+	for _, a := range strings.Fields(addrs) {
+		host, port, err := net.SplitHostPort(trimScheme(a))
+		if n := number(port) + 2; err == nil && n < 1<<16 {
+			list = append(list, net.JoinHostPort(host, strconv.Itoa(n)))
+		}
+	}
+	return strings.Join(list, " ")
 }
 
 // narrowed is a listener on loopback: IPv4, and IPv6, too, where it was for both.
@@ -283,7 +312,7 @@ func (c *Config) realtime(p Ports, others []Listener) (list []Listener) {
 	if file == "" && c.TURNPort != "" {
 		file = "0.0.0.0:" + c.TURNPort
 	}
-	l = wide(p.resolve("stun", file, "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
+	l = wide(p.resolve("stun", Address(file), "", "0.0.0.0:"+strconv.Itoa(defaultTURNPort), "", false))
 	if l.Net = "udp"; !slices.ContainsFunc(others, func(o Listener) bool { return o.Name == "turn" }) && !taken("udp", l.Addr) {
 		list = append(list, l)
 	}

@@ -28,8 +28,12 @@ type Options struct {
 	StateDir string // where relative and default paths lie
 	Path     string // configured file; "" chooses as ChoosePath does
 	Readers  int    // read connections, default 4
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Cache is the size of a connection's cache in pages, below zero in KiB, as SQLite
+	// counts; "" leaves it. Busy is how long a statement waits for another program, 30 s.
+	Cache string
+	Busy  time.Duration
+	Log   *slog.Logger
+	Now   func() time.Time
 	// Migrations are those of a database that is not the main one: files named
 	// YYYYMMDDhhmmss_name.sql.
 	Migrations fs.FS
@@ -117,7 +121,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if migrations == nil {
 		migrations = embedded()
 	}
-	if err := d.open(ctx, migrations, max(o.Readers, 0)); err != nil {
+	if err := d.open(ctx, migrations, o); err != nil {
 		return nil, errors.Join(err, d.closePools())
 	}
 	d.tasks.Panicked = func(name string, v any, stack []byte) {
@@ -127,12 +131,12 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return d, nil
 }
 
-func (d *DB) open(ctx context.Context, migrations fs.FS, readers int) (err error) {
+func (d *DB) open(ctx context.Context, migrations fs.FS, o Options) (err error) {
 	if err := prepareFile(d.path); err != nil {
 		return fault.WithHint(fault.Wrap(fault.Internal, err, "db: open "+d.path),
 			"the server needs read and write access to the file and its directory")
 	}
-	if d.writer, err = sql.Open(driverName, dsn(d.path, false)); err != nil {
+	if d.writer, err = sql.Open(driverName, dsn(d.path, false, o)); err != nil {
 		return fault.Wrap(fault.Internal, err, "db: open "+d.path)
 	}
 	d.writer.SetMaxOpenConns(1)
@@ -142,9 +146,10 @@ func (d *DB) open(ctx context.Context, migrations fs.FS, readers int) (err error
 	if err := d.migrate(ctx, migrations); err != nil {
 		return err
 	}
-	if d.readers, err = sql.Open(driverName, dsn(d.path, true)); err != nil {
+	if d.readers, err = sql.Open(driverName, dsn(d.path, true, o)); err != nil {
 		return fault.Wrap(fault.Internal, err, "db: open "+d.path)
 	}
+	readers := max(o.Readers, 0)
 	if readers == 0 {
 		readers = 4
 	}

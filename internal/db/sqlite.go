@@ -25,17 +25,24 @@ const (
 )
 
 // dsn names the file and what every connection to it is set to.
-func dsn(path string, reader bool) string {
+func dsn(path string, reader bool, opt Options) string {
 	p := filepath.ToSlash(path)
 	if !strings.HasPrefix(p, "/") {
 		p = "/" + p // a drive letter
 	}
+	wait := opt.Busy
+	if wait <= 0 {
+		wait = busyTimeout
+	}
 	q := url.Values{}
 	for _, pragma := range []string{
-		"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")",
+		"busy_timeout(" + strconv.FormatInt(wait.Milliseconds(), 10) + ")",
 		"journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)", "temp_store(MEMORY)",
 	} {
 		q.Add("_pragma", pragma)
+	}
+	if opt.Cache != "" {
+		q.Add("_pragma", "cache_size("+opt.Cache+")")
 	}
 	if reader {
 		q.Add("_pragma", "query_only(1)")

@@ -46,9 +46,14 @@ type Options struct {
 	Local func(address.Domain) bool
 	// MaxSize is the size limit of a message, in octets, by door.
 	MaxSize func(Via) int64
+	// Form, when not nil, is what a message has to keep to besides, by door.
+	Form func(Via) Form
 	// AppendLimit, when not nil, is the largest message that an account takes, in
 	// octets and through whatever door; 0 for what holds for all.
 	AppendLimit func(address.Addr) int64
+	// Junk, when not nil, is the name of the folder for mail that checks want set aside;
+	// "" is INBOX.
+	Junk func() string
 	// Outgoing is nil when there is no way to other domains.
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
@@ -64,6 +69,13 @@ type Options struct {
 	Full   func(to address.Addr, size int64, via Via)
 	Logger *slog.Logger
 	Now    func() time.Time
+}
+
+// Form are limits of what a message looks like. Zero values leave MaxReceived and
+// message.MaxHeader, and lines of any length.
+type Form struct {
+	Header, Line int64 // octets, line ends included
+	Received     int
 }
 
 // Service is the intake. All methods may be called from many goroutines.
@@ -218,12 +230,26 @@ func (s *Service) accept(ctx context.Context, e *Envelope, r io.Reader) (Result,
 		return Result{}, err
 	}
 	defer body.Close()
-	return s.store(ctx, e, body, nil)
+	return s.store(ctx, e, body, nil, mailbox.Inbox)
 }
 
-// store puts the body into the mailboxes of those who can have it. seen is what
-// tells a message that was sent again, or nil.
-func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, seen *fingerprint) (Result, error) {
+// box is where a message for an account goes. A folder that cannot be made is no reason
+// to keep it back.
+func (s *Service) box(ctx context.Context, to address.Addr, folder string) mailbox.Box {
+	b := mailbox.Box{Account: to, Name: folder}
+	if folder == mailbox.Inbox {
+		return b
+	}
+	if err := s.Store.CreateBox(ctx, b, `\Junk`); err != nil && !fault.Is(err, fault.Exists) {
+		s.Logger.WarnContext(ctx, "a folder cannot be made", "account", to, "err", err)
+		b.Name = mailbox.Inbox
+	}
+	return b
+}
+
+// store puts the body into a folder of those who can have it. seen is what tells a
+// message that was sent again, or nil.
+func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, seen *fingerprint, folder string) (Result, error) {
 	res := Result{Size: body.Size()}
 	received := e.Received
 	if received.IsZero() {
@@ -257,7 +283,7 @@ func (s *Service) store(ctx context.Context, e *Envelope, body mailbox.Body, see
 		}
 		held = append(held, h)
 		targets = append(targets, mailbox.Target{
-			Box:      mailbox.Box{Account: to, Name: mailbox.Inbox},
+			Box:      s.box(ctx, to, folder),
 			Internal: received,
 		})
 	}

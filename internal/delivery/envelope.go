@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
 )
 
 // Via says by which door a message came. The rules of each are one row of the
@@ -36,6 +37,8 @@ type Envelope struct {
 	From address.Addr
 	// To are the recipients that Check accepted, without duplicates.
 	To []address.Addr
+	// Client is who brings the message by SMTP from another server; zero else.
+	Client authres.Client
 	// Size is the size announced by the sender, in octets, or 0.
 	Size int64
 	// Received is when the door took the message; zero means now.

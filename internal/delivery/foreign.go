@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
 	"madmail/internal/fault"
 	"madmail/internal/gate"
 	"madmail/internal/mailbox"
@@ -38,6 +39,8 @@ type Foreign struct {
 	// reverse-path.
 	From     string
 	Envelope address.Addr
+	// Client is who brings it by SMTP; zero else.
+	Client authres.Client
 	// Report says that it is a delivery report, to the null reverse-path.
 	Report bool
 	// Text is the message as it came, Size octets long. It is not there after the
@@ -53,6 +56,8 @@ type Proof struct {
 	// Forged says that From and reverse-path differ: who is named there gets no
 	// notifications. Proven says that From is beyond doubt.
 	Forged, Proven bool
+	// Junk says that it goes into the folder for such mail, where there is one.
+	Junk bool
 }
 
 // acceptForeign takes a message of another server. It is spooled as it came,
@@ -71,7 +76,7 @@ func (s *Service) acceptForeign(ctx context.Context, e *Envelope, r io.Reader) (
 	if err != nil {
 		return Result{}, err
 	}
-	m := Foreign{From: v.From, Envelope: e.From, Report: v.Kind == gate.Report && e.From.IsZero(), Text: raw, Size: n.n}
+	m := Foreign{From: v.From, Envelope: e.From, Client: e.Client, Report: v.Kind == gate.Report && e.From.IsZero(), Text: raw, Size: n.n}
 	proof, err := s.Origins.Prove(ctx, m)
 	if err != nil {
 		return Result{}, err
@@ -81,7 +86,11 @@ func (s *Service) acceptForeign(ctx context.Context, e *Envelope, r io.Reader) (
 		return Result{}, err
 	}
 	defer body.Close()
-	res, err := s.store(ctx, e, body, seen)
+	folder := mailbox.Inbox
+	if proof.Junk && s.Junk != nil && s.Junk() != "" {
+		folder = s.Junk()
+	}
+	res, err := s.store(ctx, e, body, seen, folder)
 	if err != nil {
 		return res, err
 	}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -40,11 +41,17 @@ func (s *Service) read(ctx context.Context, e *Envelope, r io.Reader, w mailbox.
 		ToSelf:       len(e.To) == 1 && e.To[0] == e.From,
 	})
 	in := intake{keep: keep, hide: rule.hide, check: check, w: w, left: s.MaxSize(e.Via)}
+	if s.Form != nil {
+		in.form.Form = s.Form(e.Via)
+	}
 	if err := in.copy(ctx, r); err != nil {
 		return gate.Verdict{}, err
 	}
+	if in.form.err != nil {
+		return gate.Verdict{}, in.form.err
+	}
 	v := check.Close()
-	return v, s.judge(e, v)
+	return v, s.judge(e, v, cmp.Or(in.form.Received, MaxReceived))
 }
 
 // intake is one reading of one message.
@@ -53,6 +60,7 @@ type intake struct {
 	hide   bool // the subject
 	check  *gate.Checker
 	w      mailbox.BodyWriter
+	form   measure
 	left   int64  // octets that may still come
 	header []byte // until its end was found
 	inBody bool
@@ -85,6 +93,7 @@ func (in *intake) copy(ctx context.Context, r io.Reader) error {
 func (in *intake) take(p []byte) {
 	in.left -= int64(len(p))
 	_, _ = in.check.Write(p)
+	in.form.take(p)
 	if in.inBody || in.keep {
 		in.write(p)
 		return
@@ -116,7 +125,7 @@ func (in *intake) write(p []byte) {
 }
 
 // judge turns the gate's verdict into an answer.
-func (s *Service) judge(e *Envelope, v gate.Verdict) error {
+func (s *Service) judge(e *Envelope, v gate.Verdict, maxReceived int) error {
 	rule := rules[e.Via]
 	switch {
 	case v.NUL:
@@ -125,7 +134,7 @@ func (s *Service) judge(e *Envelope, v gate.Verdict) error {
 		return fault.New(fault.Invalid, "Lines of a message must end in CR LF")
 	case v.Malformed:
 		return fault.New(fault.Invalid, "Malformed header")
-	case v.Received > MaxReceived:
+	case v.Received > maxReceived:
 		return fault.New(fault.Refused, "Too many hops, this message is going in circles")
 	case rule.exempt:
 		return nil

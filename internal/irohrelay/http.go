@@ -1,7 +1,6 @@
 package irohrelay
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"log"
@@ -9,14 +8,13 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"madmail/internal/inlet"
 )
 
 // protocol is what clients ask for, to the letter, and without the header
 // Connection that belongs to it.
 const protocol = "iroh derp http"
-
-// upgradeTime bounds the answer to an upgrade.
-const upgradeTime = 5 * time.Second
 
 // Owns reports whether a path belongs to the relay. Clients ask at the root of a
 // server only, whatever the URL says that they were given.
@@ -104,13 +102,13 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request) {
 	messages := false
 	switch values := r.Header["Upgrade"]; {
 	case len(values) == 1 && values[0] == protocol:
-	case len(values) == 1 && isWebSocket(r.Header):
+	case len(values) == 1 && inlet.IsWebSocket(r.Header):
 		if r.Header.Get("Sec-WebSocket-Version") != "13" {
 			w.Header().Set("Sec-WebSocket-Version", "13")
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		accept, ok := webSocketAccept(r.Header)
+		accept, ok := inlet.WebSocketAccept(r.Header)
 		if !ok {
 			w.WriteHeader(http.StatusBadRequest)
 			return
@@ -127,58 +125,17 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	nc, rw, err := http.NewResponseController(w).Hijack()
+	nc, err := inlet.Hijack(w, answer)
 	if err != nil {
 		give()
 		w.WriteHeader(http.StatusBadRequest) // HTTP/2
 		return
 	}
-	// The server's deadlines stay on the connection otherwise.
-	if err = nc.SetDeadline(time.Time{}); err == nil {
-		err = nc.SetWriteDeadline(time.Now().Add(upgradeTime))
-	}
-	if err == nil {
-		_, err = io.WriteString(nc, answer)
-	}
-	if err == nil {
-		nc, err = rest(nc, rw.Reader)
-	}
-	if err == nil && messages {
+	if messages {
 		nc = &webSocket{Conn: nc}
 	}
-	if err != nil || !h.adopt(nc, from, give) {
+	if !h.adopt(nc, from, give) {
 		give()
 		nc.Close()
 	}
 }
-
-// rest gives a connection back what was read ahead of it: clients do not wait
-// for the answer. The buffer it was in is let go, with all that hangs on it.
-func rest(nc net.Conn, r *bufio.Reader) (net.Conn, error) {
-	if r.Buffered() == 0 {
-		return nc, nil
-	}
-	first := make([]byte, r.Buffered())
-	_, err := io.ReadFull(r, first)
-	return &ahead{nc, first}, err
-}
-
-// ahead is a connection some of which was read already.
-type ahead struct {
-	net.Conn
-	first []byte
-}
-
-func (a *ahead) Read(p []byte) (int, error) {
-	if len(a.first) == 0 {
-		return a.Conn.Read(p)
-	}
-	n := copy(p, a.first)
-	if a.first = a.first[n:]; len(a.first) == 0 {
-		a.first = nil
-	}
-	return n, nil
-}
-
-// NetConn returns the connection below.
-func (a *ahead) NetConn() net.Conn { return a.Conn }

@@ -1,33 +1,15 @@
 package irohrelay
 
 import (
-	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
-	"net/http"
-	"strings"
 	"sync"
 )
 
 // errMessage is about the layer below frames (RFC 6455).
 var errMessage = errors.New("malformed WebSocket message")
-
-func isWebSocket(h http.Header) bool {
-	return strings.EqualFold(h.Get("Upgrade"), "websocket")
-}
-
-// webSocketAccept answers the key of a client (RFC 6455 section 4.2.2).
-func webSocketAccept(h http.Header) (string, bool) {
-	key := h.Get("Sec-WebSocket-Key")
-	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 16 {
-		return "", false
-	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:]), true
-}
 
 // webSocket carries frames as messages: one frame, without its length, in each
 // binary message. It reads and writes them in their other form, so that nothing

@@ -185,8 +185,12 @@ const hidden = "[...]"
 // network carries none when it is read.
 const Verdict = "X-Authentication-Results"
 
+// Quarantine is the name of the field that marks a message which an operator's checks
+// want marked, with the checks that failed.
+const Quarantine = "X-Quarantine"
+
 // Strip returns a header block without the fields that tell where a message
-// came from (Received, DKIM-Signature, Authentication-Results, and Verdict, which is
+// came from (Received, DKIM-Signature, Authentication-Results, and Verdict and Quarantine, which are
 // ours to write); with hideSubject a Subject's text is replaced. Everything else
 // stays octet for octet.
 func Strip(block []byte, hideSubject bool) []byte {
@@ -196,7 +200,7 @@ func Strip(block []byte, hideSubject bool) []byte {
 		f := Field(block[:n])
 		block = block[n:]
 		switch {
-		case f.Is("Received"), f.Is("DKIM-Signature"), f.Is("Authentication-Results"), f.Is(Verdict):
+		case f.Is("Received"), f.Is("DKIM-Signature"), f.Is("Authentication-Results"), f.Is(Verdict), f.Is(Quarantine):
 		case hideSubject && f.Is("Subject"):
 			out = append(out, f[:bytes.IndexByte(f, ':')+1]...)
 			out = append(out, " "+hidden+"\r\n"...)

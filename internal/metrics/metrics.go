@@ -105,6 +105,8 @@ var Table = []Metric{
 	{"madmail_turn_connections", Gauge, "Connections of callers by TCP and TLS.", nil},
 	{"madmail_turn_refused", Counter, "What callers were refused: relays over a limit, packets to or from addresses that are not relayed to, packets over the rate, answers to strangers.", []string{"reason"}},
 	{"madmail_shadowsocks_connections", Gauge, "Connections in disguise, silent ones included.", nil},
+	{"madmail_http_proxy_connections", Gauge, "Connections through the HTTP proxy.", nil},
+	{"madmail_http_proxy_taken", Counter, "Requests to the HTTP proxy by what became of them.", []string{"result"}},
 	{"madmail_shadowsocks_taken", Counter, "Connections in disguise by what became of them.", []string{"result"}},
 	{"madmail_iroh_connections", Gauge, "Connections of realtime apps.", nil},
 	{"madmail_iroh_nodes", Gauge, "Clients of realtime apps.", nil},

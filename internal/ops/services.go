@@ -13,6 +13,9 @@ type ProxyFacts struct {
 	Addr bool   // the configuration says where it listens
 	Port int    // that clients are told
 	Link string // "" without a password
+	// WSLink and HTTPSLink lead through WebSocket, on its own port and on that of HTTPS;
+	// "" while that is off.
+	WSLink, HTTPSLink string
 }
 
 // Proxy is how Shadowsocks is.
@@ -26,6 +29,9 @@ type Proxy struct {
 	URL                string `json:"shadowsocks_url"`
 	WSEnabled          bool   `json:"ws_enabled"`
 	GRPCEnabled        bool   `json:"grpc_enabled"`
+	WSURL              string `json:"ws_url,omitempty"`    // on a port of its own
+	HTTPSURL           string `json:"https_url,omitempty"` // on that of HTTPS
+	HTTPProxy          bool   `json:"http_proxy_enabled"`
 }
 
 // Switched is a service that was switched.
@@ -75,7 +81,8 @@ func (d *Desk) proxyStatus(context.Context, none) (Proxy, error) {
 	return Proxy{
 		Configured: facts.Addr && s.Text(settings.SSPassword) != "", Enabled: s.Bool(settings.SSEnabled), Port: strconv.Itoa(facts.Port),
 		Cipher: s.Enum(settings.SSCipher), CipherSource: sourceWords[s.Source(settings.SSCipher)], PasswordDBOverride: password.IsSet, URL: facts.Link,
-		WSEnabled: s.Bool(settings.SSWSEnabled), GRPCEnabled: s.Bool(settings.SSGRPCEnabled),
+		WSEnabled: s.Bool(settings.SSWSEnabled), WSURL: facts.WSLink, HTTPSURL: facts.HTTPSLink, // gRPC is not served, whatever is stored
+		HTTPProxy: s.Bool(settings.HTTPProxyEnabled) && s.Text(settings.HTTPProxyPassword) != "",
 	}, err
 }
 

@@ -21,6 +21,11 @@ type Dialer struct {
 	Self func(netip.AddrPort) bool
 	// Timeout bounds name and connection (20 s).
 	Timeout time.Duration
+	// Local is the address of ours that connections come from; zero leaves it to the
+	// system. What it cannot reach, of the other family, is passed over.
+	Local netip.Addr
+	// IPv4 passes over all addresses of IPv6.
+	IPv4 bool
 	// Stagger is how long one address has before the next is tried as well (250 ms).
 	Stagger time.Duration
 }
@@ -48,6 +53,9 @@ func (d *Dialer) Dial(ctx context.Context, host string, port int, named bool) (n
 	for _, a := range addrs {
 		a = a.Unmap()
 		if !named && (a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+			continue
+		}
+		if a.Is6() && d.IPv4 || d.Local.IsValid() && a.Is4() != d.Local.Unmap().Is4() {
 			continue
 		}
 		to := netip.AddrPortFrom(a, uint16(port))
@@ -101,6 +109,10 @@ func (d *Dialer) race(ctx context.Context, addrs []netip.AddrPort) (net.Conn, er
 		conn net.Conn
 		err  error
 	}
+	from := &net.Dialer{KeepAlive: 30 * time.Second}
+	if d.Local.IsValid() {
+		from.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.Local, 0))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	results := make(chan result, len(addrs))
 	var group task.Group
@@ -128,7 +140,7 @@ func (d *Dialer) race(ctx context.Context, addrs []netip.AddrPort) (net.Conn, er
 			addrs = addrs[1:]
 			running++
 			group.Go("dial", func() {
-				conn, err := (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext(ctx, "tcp", to.String())
+				conn, err := from.DialContext(ctx, "tcp", to.String())
 				results <- result{conn, err}
 			})
 			next.Reset(stagger)

@@ -215,6 +215,16 @@ func (r *Resolver) LookupData(ctx context.Context, name, typ string) ([]string, 
 	return list, err
 }
 
+// ReverseName is the name under which the names of an address are (RFC 1035 section
+// 3.5, RFC 3596 section 2.5).
+func ReverseName(ip netip.Addr) string {
+	name, err := dns.ReverseAddr(ip.Unmap().WithZone("").String())
+	if err != nil {
+		return "" // the zero address; no name is ""
+	}
+	return name
+}
+
 // LookupA returns the IPv4 addresses of a host.
 func (r *Resolver) LookupA(ctx context.Context, host string) (Answer[netip.Addr], error) {
 	o, err := r.lookup(ctx, host, dns.TypeA, time.Time{})

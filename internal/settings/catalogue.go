@@ -187,13 +187,13 @@ var catalogue = []Entry{
 	{Key: TURNEnabled, Default: "true", Effect: Component, Targets: []string{"turn"}, Doc: "Relay calls by TURN and announce it to clients."},
 	{Key: IrohEnabled, Default: "true", Effect: Component, Targets: []string{"iroh"}, Doc: "Relay realtime channels and announce it to clients."},
 	{Key: SSEnabled, Default: "true", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Serve Shadowsocks when it is configured."},
-	{Key: SSWSEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
+	{Key: SSWSEnabled, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Serve Shadowsocks inside WebSocket, too: on the HTTPS port at a path that the password makes, and at /ss on ss_ws_port."},
 	{Key: SSGRPCEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"shadowsocks"}, Doc: "Kept for files and panels of earlier versions: Shadowsocks is served over TCP only."},
-	{Key: HTTPProxyEnabled, Unserved: true, Default: "false", Effect: Component, Targets: []string{"http"}, Doc: "Kept for files and panels of earlier versions: there is no HTTP proxy."},
-	{Key: HTTPProxyPort, Unserved: true, Kind: Port, Effect: Rebind, Targets: []string{"http-proxy"}, Doc: "Kept, as http_proxy_enabled."},
-	{Key: HTTPProxyPath, Unserved: true, Kind: Text, Default: "/proxy", Effect: Component, Targets: []string{"http"}, check: checkPath, Doc: "Kept, as http_proxy_enabled."},
-	{Key: HTTPProxyUsername, Unserved: true, Kind: Text, Default: "madmail", Effect: Component, Targets: []string{"http"}, Doc: "Kept, as http_proxy_enabled."},
-	{Key: HTTPProxyPassword, Unserved: true, Kind: Text, Effect: Component, Targets: []string{"http"}, Secret: true, Doc: "Kept, as http_proxy_enabled."},
+	{Key: HTTPProxyEnabled, Default: "false", Effect: Component, Targets: []string{"http"}, Doc: "Let clients with name and password reach the mail ports by the method CONNECT on the HTTPS port; others see the site."},
+	{Key: HTTPProxyPort, Kind: Port, Effect: Rebind, Targets: []string{"http-proxy"}, Doc: "Port where the site is, too, over TLS, for clients of the HTTP proxy; unset leaves it to the HTTPS port."},
+	{Key: HTTPProxyPath, Kind: Text, Default: "/proxy", Effect: Component, Targets: []string{"http"}, check: checkPath, Doc: "Path in the link to the HTTP proxy that pages show; it counts for a server in front only, since clients do not send it."},
+	{Key: HTTPProxyUsername, Kind: Text, Default: "madmail", Effect: Component, Targets: []string{"http"}, Doc: "Name of the users of the HTTP proxy."},
+	{Key: HTTPProxyPassword, Kind: Text, Effect: Component, Targets: []string{"http"}, Secret: true, check: checkProxyPassword, Doc: "Password of the users of the HTTP proxy: 8 characters or more."},
 
 	{Key: AutoPurgeSeen, Default: "disabled", Words: [2]string{"disabled", "enabled"}, Doc: "Remove messages soon after they were read."},
 	{Key: RetentionEnabled, Default: "false", Doc: "Remove messages that are older than the retention time."},
@@ -249,7 +249,7 @@ var catalogue = []Entry{
 	{Key: SASLPort, Unserved: true, Kind: Port, Default: "24", Effect: Rebind, Targets: []string{"sasl"}, Aliases: []Key{"__DOVECOT_PORT__"}, Doc: "Port of the SASL service for other mail servers."},
 	{Key: IrohPort, Kind: Port, Default: "3340", Effect: Rebind, Targets: []string{"iroh"}, Doc: "Port of the relay for realtime channels."},
 	{Key: SSPort, Kind: Port, Default: "8388", Effect: Rebind, Targets: []string{"shadowsocks"}, Doc: "Port of Shadowsocks."},
-	{Key: SSWSPort, Unserved: true, Kind: Port, Follows: SSPort, Plus: 2, Effect: Rebind, Targets: []string{"shadowsocks-ws"}, Doc: "Kept for files and panels of earlier versions, as ss_ws_enabled."},
+	{Key: SSWSPort, Kind: Port, Follows: SSPort, Plus: 2, Effect: Rebind, Targets: []string{"shadowsocks-ws"}, Doc: "Port of Shadowsocks inside WebSocket; without a value, that of Shadowsocks plus 2."},
 	{Key: SSGRPCPort, Unserved: true, Kind: Port, Follows: SSPort, Plus: 1, Effect: Rebind, Targets: []string{"shadowsocks-grpc"}, Doc: "Kept for files and panels of earlier versions, as ss_grpc_enabled."},
 	{Key: HTTPEnabled, Default: "true", Effect: Rebind, Targets: []string{"http"}, Doc: "Listen for HTTP."},
 	{Key: HTTPSEnabled, Default: "true", Effect: Rebind, Targets: []string{"https"}, Doc: "Listen for HTTPS."},
@@ -389,6 +389,13 @@ func (e *Entry) oneOf(s string) (string, error) {
 		}
 	}
 	return "", fault.Newf(fault.Invalid, "%q is none of %s", s, strings.Join(e.Values, ", "))
+}
+
+func checkProxyPassword(s string) error {
+	if len(s) < 8 {
+		return fault.New(fault.Invalid, "8 characters or more")
+	}
+	return nil
 }
 
 func checkPath(s string) error {

@@ -162,6 +162,9 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
+// Take serves one connection, which it owns from now on.
+func (s *Server) Take(conn net.Conn) { s.start(conn) }
+
 // End closes all connections.
 func (s *Server) End() {
 	s.mu.Lock()

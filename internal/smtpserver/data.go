@@ -117,7 +117,7 @@ func (c *session) accept(r io.Reader) smtp.Reply {
 		return smtp.Say(552, "5.3.4", "Message exceeds maximum size")
 	case errors.Is(err, smtp.ErrBareEOL):
 		return smtp.Say(550, "5.6.0", "Lines of a message must end in CR LF")
-	case g.cut && !errors.Is(err, errTakenBack):
+	case g.cut && !errors.Is(err, errTakenBack) && !fault.Is(err, fault.TooBig): // the intake may have counted first
 		return dead // it was not the intake that failed; the caller sees why and says it
 	}
 	return c.refusal(err, atMessage)

@@ -15,7 +15,7 @@ func (c *session) helo(arg string) smtp.Reply {
 		return smtp.Say(501, "5.5.4", "HELO needs a name")
 	}
 	c.reset()
-	c.greeted = true
+	c.greeted, c.helloName = true, arg
 	return smtp.Say(250, "", c.srv.opt.Hostname())
 }
 
@@ -26,7 +26,7 @@ func (c *session) ehlo(arg string) smtp.Reply {
 		return smtp.Say(501, "5.5.4", "EHLO needs a name")
 	}
 	c.reset()
-	c.greeted = true
+	c.greeted, c.helloName = true, arg
 	text := []string{c.srv.opt.Hostname(), "PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING",
 		"SIZE " + strconv.FormatInt(c.srv.opt.MaxSize(c.mode), 10)}
 	if !c.secure && c.srv.opt.TLS != nil {

@@ -2,13 +2,16 @@ package smtpserver
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"unicode/utf8"
 
 	"madmail/internal/address"
+	"madmail/internal/authres"
 	"madmail/internal/delivery"
 	"madmail/internal/fault"
 	"madmail/internal/smtp"
+	"madmail/internal/throttle"
 )
 
 // mail begins a transaction. What is wrong with the sender is told at RCPT,
@@ -34,9 +37,9 @@ func (c *session) mail(arg string) smtp.Reply {
 	}
 	tx := transaction{open: true}
 	tx.env.Received = c.srv.opt.Now()
-	tx.env.Via = delivery.Inbound
+	tx.env.Via, tx.env.Client = delivery.Inbound, authres.Client{Addr: c.remote, Helo: c.helloName, TLS: c.secure}
 	if c.mode != MX {
-		tx.env.Via, tx.env.Identity = delivery.Submission, c.account()
+		tx.env.Via, tx.env.Identity, tx.env.Client = delivery.Submission, c.account(), authres.Client{}
 	}
 	if r := c.mailParams(&tx, params); r.Code != 0 {
 		return r
@@ -56,6 +59,22 @@ func (c *session) mail(arg string) smtp.Reply {
 		case !c.srv.rate.allow(tx.env.From, c.srv.opt.Now()):
 			c.srv.stats.by[c.module()].deferred.Add(1)
 			tx.deferred = &smtp.Reply{Code: 450, Text: []string{"4.7.1: Too much mail from <" + tx.env.From.Wire() + ">, try again later"}}
+		}
+	}
+	if d := tx.deferred; d != nil && c.door().RefuseSender {
+		return *d
+	}
+	if tx.deferred == nil {
+		for _, l := range []struct {
+			scope throttle.Scope
+			who   string
+		}{{throttle.All, ""}, {throttle.IP, address.Network(c.remote).String()}, {throttle.Source, string(tx.env.From.Domain())}} {
+			if !c.turn(&tx, l.scope, l.who) {
+				for _, end := range tx.turns {
+					end()
+				}
+				return highLoad
+			}
 		}
 	}
 	c.tx = tx
@@ -121,7 +140,7 @@ func (c *session) rcptReply(arg string) smtp.Reply {
 	if c.tx.deferred != nil {
 		return *c.tx.deferred
 	}
-	if c.tx.rcpts >= c.srv.opt.MaxRecipients {
+	if c.tx.rcpts >= c.door().MaxRecipients {
 		return smtp.Say(452, "4.5.3", "Too many recipients")
 	}
 	c.tx.rcpts++
@@ -137,6 +156,15 @@ func (c *session) rcptReply(arg string) smtp.Reply {
 	}
 	if err := c.srv.opt.Intake.Check(context.Background(), &c.tx.env, to); err != nil {
 		return c.refusal(err, atRecipient)
+	}
+	if d := to.Domain(); !c.tx.domains[d] {
+		if !c.turn(&c.tx, throttle.Destination, string(d)) {
+			return highLoad
+		}
+		if c.tx.domains == nil {
+			c.tx.domains = make(map[address.Domain]bool)
+		}
+		c.tx.domains[d] = true
 	}
 	if c.tx.seen == nil {
 		c.tx.seen = make(map[address.Addr]bool)
@@ -156,6 +184,12 @@ const (
 // refusal turns an error of the flows into a reply. It is the one place that
 // knows both. The text is one line and safe for users.
 func (c *session) refusal(err error, at stage) smtp.Reply {
+	var own interface {
+		SMTPReply() (code int, enhanced, text string)
+	}
+	if errors.As(err, &own) { // the operator's words
+		return smtp.Say(own.SMTPReply())
+	}
 	text := fault.UserText(err)
 	switch fault.KindOf(err) {
 	case fault.Invalid:

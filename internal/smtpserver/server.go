@@ -30,6 +30,7 @@ import (
 	"madmail/internal/inlet"
 	"madmail/internal/smtp"
 	"madmail/internal/task"
+	"madmail/internal/throttle"
 )
 
 // Mode says which of the three services a listener offers.
@@ -71,16 +72,21 @@ type Options struct {
 	// AllowInsecureAuth lets clients log in before TLS.
 	AllowInsecureAuth bool
 
+	// Doors are what differs between port 25 and submission, in this order.
+	Doors [2]Door
+
 	MaxRecipients   int           // per transaction; 20,000
 	MaxSessions     int           // in all; 10,000
 	MaxPerAddress   int           // sessions of one remote address; 1,000
 	MaxErrors       int           // bad commands of one session; 20
 	MaxAuthFailures int           // of one session; 3
 	IdleTimeout     time.Duration // waiting for a command; 5 minutes
+	WriteTimeout    time.Duration // for sending replies; 1 minute
 	GreetTimeout    time.Duration // handshake, and the first command; 30 s
 	DataTimeout     time.Duration // without any octet of a message; 1 minute
 	MinRate         int64         // octets a second of a message, after 30 s; 1024
 	MessageTimeout  time.Duration // for all of a message, however steadily it comes; 2 hours
+	TurnTime        time.Duration // for waiting until the limits let a message begin; 5 s
 	AcceptTimeout   time.Duration // for storing a message after its end; 50 s
 
 	// RatePerMinute and RateBurst bound the messages of one sender; 0 is off.
@@ -88,6 +94,18 @@ type Options struct {
 
 	Logger *slog.Logger
 	Now    func() time.Time
+}
+
+// Door are values of one kind of port. Zero values are those of the Options.
+type Door struct {
+	MaxRecipients             int
+	IdleTimeout, WriteTimeout time.Duration
+	// Limits are how many messages may be in progress or begin. A message waits for
+	// its turn.
+	Limits throttle.Rules
+	// RefuseSender says at MAIL what is wrong with a sender, where the clients of
+	// earlier versions expected it.
+	RefuseSender bool
 }
 
 func (o *Options) fill() error {
@@ -118,10 +136,17 @@ func (o *Options) fill() error {
 		}
 	}
 	dur(&o.IdleTimeout, 5*time.Minute)
+	dur(&o.WriteTimeout, time.Minute)
+	dur(&o.TurnTime, 5*time.Second)
 	dur(&o.GreetTimeout, 30*time.Second)
 	dur(&o.DataTimeout, time.Minute)
 	dur(&o.AcceptTimeout, 50*time.Second)
 	dur(&o.MessageTimeout, 2*time.Hour)
+	for i := range o.Doors {
+		num(&o.Doors[i].MaxRecipients, o.MaxRecipients)
+		dur(&o.Doors[i].IdleTimeout, o.IdleTimeout)
+		dur(&o.Doors[i].WriteTimeout, o.WriteTimeout)
+	}
 	if o.MinRate == 0 {
 		o.MinRate = 1024
 	}
@@ -140,7 +165,10 @@ type Server struct {
 	group task.Group
 	rate  *limiter[address.Addr]
 	peers *limiter[netip.Addr] // networks of other servers
+	turns [2]*throttle.Throttle
 	seed  maphash.Seed
+	quit  context.Context // ends when the server stops
+	end   context.CancelFunc
 
 	mu       sync.Mutex // guards the fields below
 	sessions map[*session]struct{}
@@ -238,6 +266,10 @@ func New(opt Options) (*Server, error) {
 		rate:     newLimiter[address.Addr](opt.RatePerMinute, opt.RateBurst),
 		peers:    newLimiter[netip.Addr](peerPerMinute, peerBurst),
 	}
+	for i, d := range opt.Doors {
+		s.turns[i] = throttle.New(d.Limits)
+	}
+	s.quit, s.end = context.WithCancel(context.Background())
 	s.group.Panicked = func(name string, v any, stack []byte) {
 		s.stats.panics.Add(1)
 		opt.Logger.Error("an SMTP session panicked", "panic", fmt.Sprint(v), "stack", string(stack))
@@ -387,6 +419,7 @@ func (s *Server) EndSessions(a address.Addr) {
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	s.stopping = true
+	s.end()
 	for c := range s.sessions {
 		c.interrupt(false)
 	}

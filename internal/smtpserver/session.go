@@ -17,6 +17,7 @@ import (
 	"madmail/internal/delivery"
 	"madmail/internal/logging"
 	"madmail/internal/smtp"
+	"madmail/internal/throttle"
 )
 
 // session is one connection.
@@ -35,11 +36,12 @@ type session struct {
 
 	login atomic.Pointer[address.Addr]
 
-	greeted  bool // EHLO or HELO came
-	secure   bool
-	failures int // logins
-	errors   int // bad commands
-	started  time.Time
+	greeted   bool // EHLO or HELO came
+	helloName string
+	secure    bool
+	failures  int // logins
+	errors    int // bad commands
+	started   time.Time
 
 	tx transaction
 }
@@ -54,7 +56,9 @@ type transaction struct {
 	refused   int         // code of the first refusal, 0 for none
 	deferred  *smtp.Reply // what is wrong with MAIL, told at RCPT
 	utf8      bool
-	data      phase // what the wire is doing
+	data      phase                   // what the wire is doing
+	turns     []func()                // end this message's part of the limits
+	domains   map[address.Domain]bool // of recipients that count
 }
 
 type phase uint8
@@ -106,6 +110,24 @@ func newSession(s *Server, conn net.Conn, mode Mode) *session {
 	c.wire.before = c.beforeRead
 	return c
 }
+
+func (c *session) door() *Door { return &c.srv.opt.Doors[c.module()] }
+
+// turn waits until a limit lets this transaction pass and reports whether it does.
+func (c *session) turn(tx *transaction, scope throttle.Scope, who string) bool {
+	ctx, cancel := context.WithTimeout(c.srv.quit, c.srv.opt.TurnTime)
+	defer cancel()
+	end, err := c.srv.turns[c.module()].Wait(ctx, scope, who)
+	if err != nil {
+		c.srv.stats.by[c.module()].deferred.Add(1)
+		return false
+	}
+	tx.turns = append(tx.turns, end)
+	return true
+}
+
+// highLoad is the answer to a message that waited for its turn in vain.
+var highLoad = smtp.Say(451, "4.4.5", "Too many messages at a time, try again later")
 
 func (c *session) account() address.Addr {
 	if a := c.login.Load(); a != nil {
@@ -185,7 +207,7 @@ func (c *session) beforeRead() error {
 	case stopping:
 		return errStop
 	}
-	limit := c.srv.opt.IdleTimeout
+	limit := c.door().IdleTimeout
 	if !c.greeted {
 		limit = c.srv.opt.GreetTimeout
 	}
@@ -203,7 +225,7 @@ func (c *session) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.door().WriteTimeout)); err != nil {
 		return err
 	}
 	_, err := c.conn.Write(c.out)
@@ -339,6 +361,9 @@ var dead = smtp.Reply{Code: -1}
 func (c *session) reset() {
 	if c.tx.open && !c.tx.completed {
 		c.srv.stats.by[c.module()].aborted.Add(1)
+	}
+	for _, end := range c.tx.turns {
+		end()
 	}
 	c.tx = transaction{}
 }

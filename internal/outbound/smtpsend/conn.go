@@ -37,7 +37,7 @@ type conn struct {
 	w       *bufio.Writer
 	ext     map[string]string // extensions by name, with their parameters
 	secured bool
-	used    bool        // there was a message before
+	used    int         // messages before
 	timer   *time.Timer // while idle
 }
 
@@ -253,8 +253,8 @@ func (cn *conn) send(ctx context.Context, l *outbound.Letter, some []int) (res r
 		}
 	}()
 	res = result{outs: make([]outbound.Outcome, len(some)), again: make([]bool, len(some))}
-	used := cn.used
-	cn.used = true
+	used := cn.used > 0
+	cn.used++
 	if o := cn.unfit(l); o != nil {
 		for i := range res.outs {
 			res.outs[i] = *o

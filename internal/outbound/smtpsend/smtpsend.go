@@ -33,6 +33,9 @@ type Options struct {
 	Timeout, EndTimeout time.Duration
 	// Idle is how long an unused connection is kept (50 s).
 	Idle time.Duration
+	// MaxIdle is how many of them are kept for a host (2), Reuse how many messages one
+	// carries; 0 or less is no limit.
+	MaxIdle, Reuse int
 	// Port is used where none is named (25).
 	Port int
 }
@@ -76,6 +79,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.Idle <= 0 {
 		o.Idle = 50 * time.Second
+	}
+	if o.MaxIdle <= 0 {
+		o.MaxIdle = maxPerHost
 	}
 	if o.Port == 0 {
 		o.Port = 25
@@ -193,7 +199,7 @@ func (c *Client) set(k key, list []*conn) {
 // keep puts a connection aside for the next message.
 func (c *Client) keep(k key, cn *conn) {
 	c.mu.Lock()
-	if k.level == 255 || c.closed || c.kept >= maxKept || len(c.idle[k]) >= maxPerHost {
+	if k.level == 255 || c.closed || c.kept >= maxKept || len(c.idle[k]) >= c.opt.MaxIdle || c.opt.Reuse > 0 && cn.used >= c.opt.Reuse {
 		c.mu.Unlock()
 		cn.quit(false)
 		return

@@ -641,3 +641,17 @@ func FuzzServer(f *testing.F) {
 		<-done
 	})
 }
+
+// TestAConnectionCarriesNoMoreThanItMay: conn_reuse_limit of the block files.
+func TestAConnectionCarriesNoMoreThanItMay(t *testing.T) {
+	f := start(t, nil)
+	c := client(t, Options{Roots: f.roots, Reuse: 2})
+	for range 5 {
+		if outs := c.Deliver(t.Context(), target(f.port), letter(t, text, "a@our.example", "b@x.example")); results(outs) != "delivered" {
+			t.Fatal(outs)
+		}
+	}
+	if f.take(); f.sessions != 6 { // go-smtp makes a session per EHLO, before and after STARTTLS; three connections
+		t.Errorf("%d sessions for five messages", f.sessions)
+	}
+}
