@@ -92,7 +92,7 @@ func TestTheExampleIsReadAndSoIsWhatItProposes(t *testing.T) {
 	known := []string{
 		"hostname", "primary_domain", "local_domains", "public_ip", "state_dir", "runtime_dir",
 		"smtp_listen", "submission_listen", "submission_tls_listen", "imap_listen", "imap_tls_listen", "http_listen", "http_tls_listen",
-		"tls_mode", "tls_cert", "tls_key", "auth_auto_create", "min_username_length", "max_username_length", "password_min_length",
+		"tls_mode", "tls_cert", "tls_key", "acme_email", "acme_names", "acme_dns_provider", "acme_dns_token", "auth_auto_create", "min_username_length", "max_username_length", "password_min_length",
 		"default_quota", "max_message_size", "turn_enable", "turn_secret", "ss_addr", "ss_password", "proxy_protocol", "log", "debug", "language",
 	}
 	var proposed []string
