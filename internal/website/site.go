@@ -18,6 +18,7 @@ import (
 
 	"madmail/internal/page"
 	"madmail/internal/route"
+	"madmail/internal/threads"
 )
 
 // Own is an operator's own site.
@@ -206,6 +207,8 @@ func ours(names []string, gone bool) (fs.File, source, bool, error) {
 // openFile opens a file of an operator's. It is looked at before: opening a pipe would
 // wait for somebody who writes.
 func openFile(root *os.Root, name string) (f *os.File, dir bool, err error) {
+	threads.Enter()
+	defer threads.Leave()
 	info, err := root.Stat(name)
 	switch {
 	case err != nil:
@@ -223,6 +226,17 @@ func openFile(root *os.Root, name string) (f *os.File, dir bool, err error) {
 	f, err = root.Open(name)
 	return f, false, err
 }
+
+// waiting is a file of an operator's whose reads count as waiting for the disk.
+type waiting struct{ f *os.File }
+
+func (w waiting) Read(p []byte) (int, error) {
+	threads.Enter()
+	defer threads.Leave()
+	return w.f.Read(p)
+}
+
+func (w waiting) Seek(offset int64, whence int) (int64, error) { return w.f.Seek(offset, whence) }
 
 // fallback shows what no route of the program is.
 func (s *Server) fallback(w http.ResponseWriter, r *http.Request) {
@@ -268,6 +282,9 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request) {
 	if !ok { // neither kind of file is such
 		s.broken(w, src.name, &page.Error{What: "cannot be read"})
 		return
+	}
+	if of, ok := f.(*os.File); ok {
+		content = waiting{of}
 	}
 	var changed time.Time
 	if src.own {
