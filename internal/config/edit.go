@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -66,7 +67,7 @@ func serveSite(path string, mode fs.FileMode, dir string, strict bool) (bool, er
 	if strict && dir != "" {
 		values["www_strict"] = "true"
 	}
-	out, err := edit(path, data, values)
+	out, err := edit(path, data, values, without)
 	if err != nil || bytes.Equal(out, data) {
 		return false, err
 	}
@@ -82,9 +83,10 @@ func parsed(path string, data []byte) (*Config, error) {
 	return c, nil
 }
 
-// edit returns the text of a file with other values of some keys; "" removes one. Keys
-// are those of the TOML form that a chatmail block has, too.
-func edit(path string, data []byte, values map[string]string) ([]byte, error) {
+// edit returns the text of a file with other values of some keys; "" lets remove take
+// one away. Keys are those of the TOML form; of a file in blocks, those that a chatmail
+// block has, too.
+func edit(path string, data []byte, values map[string]string, remove func(text []byte, from, to int) cut) ([]byte, error) {
 	before, err := parsed(path, data)
 	if err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func edit(path string, data []byte, values map[string]string) ([]byte, error) {
 	mark := data[:len(data)-len(text)]
 	var cuts []cut
 	if isTOML(path, data) {
-		cuts = tomlCuts(text, values)
+		cuts = tomlCuts(text, values, remove)
 	} else {
 		cuts, err = blockCuts(path, text, values)
 	}
@@ -118,7 +120,7 @@ func edit(path string, data []byte, values map[string]string) ([]byte, error) {
 	got := *after
 	want.Notes, got.Notes = nil, nil // they have line numbers
 	if !reflect.DeepEqual(want, got) {
-		return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s cannot be edited without changing something else", path), "set www_dir there by hand, then run madmail reload")
+		return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s cannot be edited without changing something else", path), "set "+strings.Join(slices.Sorted(maps.Keys(values)), ", ")+" there by hand, then run madmail reload")
 	}
 	return out, nil
 }
@@ -162,6 +164,12 @@ func without(text []byte, from, to int) cut {
 	return cut{start, min(to+len(rest)+1, len(text)), ""}
 }
 
+// silent is the cut that makes a comment of a line.
+func silent(text []byte, from, _ int) cut {
+	start := bytes.LastIndexByte(text[:from], '\n') + 1
+	return cut{start, start, "# "}
+}
+
 // tomlText is a text as TOML writes it, on one line.
 func tomlText(s string) string {
 	if !strings.ContainsAny(s, "\"\\") {
@@ -173,7 +181,7 @@ func tomlText(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-func tomlCuts(text []byte, values map[string]string) (cuts []cut) {
+func tomlCuts(text []byte, values map[string]string, remove func(text []byte, from, to int) cut) (cuts []cut) {
 	end := lineEnd(text)
 	var p unstable.Parser
 	p.Reset(text)
@@ -209,7 +217,7 @@ func tomlCuts(text []byte, values map[string]string) (cuts []cut) {
 		}
 		found[name] = true
 		if value == "" {
-			cuts = append(cuts, without(text, from, to))
+			cuts = append(cuts, remove(text, from, to))
 			continue
 		}
 		cuts = append(cuts, cut{tomlValue(text, from), to, tomlForm(name, value)})

@@ -159,7 +159,7 @@ func FuzzEdit(f *testing.F) {
 			return
 		}
 		values := map[string]string{"www_dir": dir, "www_strict": map[bool]string{true: "true"}[strict && dir != ""]}
-		out, err := edit(path, []byte(text), values)
+		out, err := edit(path, []byte(text), values, without)
 		if err != nil {
 			return
 		}
@@ -167,7 +167,7 @@ func FuzzEdit(f *testing.F) {
 		if err != nil || after.WWWDir != dir || after.Hostname != before.Hostname {
 			t.Fatalf("%q with %q gives %q: %v", text, dir, out, err)
 		}
-		if again, err := edit(path, out, values); err != nil || string(again) != string(out) {
+		if again, err := edit(path, out, values, without); err != nil || string(again) != string(out) {
 			t.Fatalf("%q, again: %q, %v", out, again, err)
 		}
 		for _, c := range strings.SplitAfter(text, "\n") { // comments stay

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
-	"unicode"
 
 	"madmail/internal/fault"
 	"madmail/internal/safefile"
@@ -35,25 +34,20 @@ func Edit(path string, lines ...Line) error {
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "config")
 	}
-	form := isTOML(path, old)
-	text := edited(old, form, lines)
-	if bytes.Equal(text, old) {
-		return nil
-	}
-	var c *Config
-	var problems []Problem
-	if form {
-		c, problems = Parse(path, text)
-	} else {
-		c, problems = ParseBlocks(path, text, os.Getenv, os.ReadFile)
-	}
-	if len(problems) > 0 {
-		return fault.WithHint(fault.Wrap(fault.Invalid, problems[0], "config"), "nothing was changed; change the file by hand")
-	}
-	for _, l := range lines {
-		if got := c.text(l.Key); got != l.Value {
-			return fault.WithHint(fault.Newf(fault.Invalid, "%s: the file says %s elsewhere, in a block or a table", path, l.Key), fmt.Sprintf("nothing was changed; set %s to %q by hand", l.Key, l.Value))
+	var text []byte
+	if isTOML(path, old) {
+		values := make(map[string]string)
+		for _, l := range lines {
+			if _, ok := fields[l.Key]; ok { // a directive of blocks is none
+				values[l.Key] = l.Value
+			}
 		}
+		text, err = edit(path, old, values, silent)
+	} else {
+		text, err = editBlocks(path, old, lines)
+	}
+	if err != nil || bytes.Equal(text, old) {
+		return err
 	}
 	// A link stays one.
 	if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -65,37 +59,30 @@ func Edit(path string, lines ...Line) error {
 	return safefile.Write(path, text, info.Mode().Perm())
 }
 
-// edited returns the text with other lines.
-func edited(old []byte, form bool, lines []Line) []byte {
-	write := func(l Line) string {
-		if form {
-			return fmt.Sprintf("%s = %s", l.Key, quote(l.Value))
-		}
-		return l.Key + " " + blockWord(l.Value)
+// editBlocks returns the text of a file in blocks with other lines outside of them.
+func editBlocks(path string, old []byte, lines []Line) ([]byte, error) {
+	text := edited(old, lines)
+	c, problems := ParseBlocks(path, text, os.Getenv, os.ReadFile)
+	if len(problems) > 0 {
+		return nil, fault.WithHint(fault.Wrap(fault.Invalid, problems[0], "config"), "nothing was changed; change the file by hand")
 	}
+	for _, l := range lines {
+		if got := c.text(l.Key); got != l.Value {
+			return nil, fault.WithHint(fault.Newf(fault.Invalid, "%s: the file says %s elsewhere, in a block", path, l.Key), fmt.Sprintf("nothing was changed; set %s to %q by hand", l.Key, l.Value))
+		}
+	}
+	return text, nil
+}
+
+func edited(old []byte, lines []Line) []byte {
+	write := func(l Line) string { return l.Key + " " + blockText(l.Value) }
 	done := make(map[string]bool)
 	var out []string
-	insert := -1         // where top-level lines may still be added: before the first table
-	depth, open := 0, "" // of blocks, and the mark that ends a text of several lines
-	all := strings.SplitAfter(string(old), "\n")
-	for _, raw := range all {
+	depth := 0 // of blocks
+	for _, raw := range strings.SplitAfter(string(old), "\n") {
 		line := strings.TrimSpace(raw)
-		switch {
-		case form && open != "":
-			if strings.Count(line, open)%2 == 1 {
-				open = ""
-			}
-			out = append(out, raw)
-			continue
-		case form && strings.HasPrefix(line, "[") && insert < 0:
-			insert = len(out)
-		}
-		if top := insert < 0 && depth == 0; top && !strings.HasPrefix(line, "#") {
-			word := line
-			if i := strings.IndexFunc(line, func(r rune) bool { return unicode.IsSpace(r) || r == '=' }); i >= 0 {
-				word = line[:i]
-			}
-			word = strings.Trim(word, `"'`)
+		if depth == 0 && !strings.HasPrefix(line, "#") {
+			word, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
 			for _, l := range lines {
 				if l.Key != word {
 					continue
@@ -113,32 +100,19 @@ func edited(old []byte, form bool, lines []Line) []byte {
 			}
 		}
 		out = append(out, raw)
-		if form {
-			for _, mark := range []string{`"""`, "'''"} {
-				if strings.Count(line, mark)%2 == 1 {
-					open = mark
-				}
-			}
-		} else if !strings.HasPrefix(line, "#") {
+		if !strings.HasPrefix(line, "#") {
 			depth += strings.Count(line, "{") - strings.Count(line, "}")
 		}
 	}
-	var add []string
 	for _, l := range lines {
 		if l.Value != "" && !done[l.Key] {
-			add = append(add, write(l)+"\n")
+			if n := len(out); n > 0 && out[n-1] != "" && !strings.HasSuffix(out[n-1], "\n") {
+				out[n-1] += "\n"
+			}
+			out = append(out, write(l)+"\n")
 		}
 	}
-	if len(add) == 0 {
-		return []byte(strings.Join(out, ""))
-	}
-	if insert < 0 {
-		insert = len(out)
-		if insert > 0 && out[insert-1] != "" && !strings.HasSuffix(out[insert-1], "\n") {
-			out[insert-1] += "\n"
-		}
-	}
-	return []byte(strings.Join(out[:insert], "") + strings.Join(add, "") + strings.Join(out[insert:], ""))
+	return []byte(strings.Join(out, ""))
 }
 
 // comment is that of a line, outside of quotes, with the space before it.
@@ -158,33 +132,6 @@ func comment(line string) string {
 		}
 	}
 	return ""
-}
-
-// quote writes a text of TOML.
-func quote(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\u%04X`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
-}
-
-// blockWord writes a value of the block form.
-func blockWord(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`"{}#`, r) }) {
-		return `"` + strings.ReplaceAll(s, `"`, "") + `"`
-	}
-	return s
 }
 
 // text is the value of a key that holds a text.

@@ -19,10 +19,10 @@ func TestAnEditKeepsTheRest(t *testing.T) {
 		{
 			"TOML", "c.toml",
 			"# ours\nhostname = \"a.example.org\" # the machine\ntls_mode = \"self_signed\"   # for now\ntls_cert = \"/c\"\ntls_key = \"/k\"\n\n[turn]\n# calls\nrealm = \"x\"\n",
-			"# ours\nhostname = \"a.example.org\" # the machine\ntls_mode = \"autocert\"   # for now\n# tls_cert = \"/c\"\n# tls_key = \"/k\"\n\nacme_email = \"x@example.org\"\n[turn]\n# calls\nrealm = \"x\"\n",
+			"# ours\nhostname = \"a.example.org\" # the machine\ntls_mode = \"autocert\"   # for now\n# tls_cert = \"/c\"\n# tls_key = \"/k\"\nacme_email = \"x@example.org\"\n\n[turn]\n# calls\nrealm = \"x\"\n",
 			[]Line{{"tls_mode", "autocert"}, {"acme_email", "x@example.org"}, {"tls_cert", ""}, {"tls_key", ""}},
 		}, {
-			"TOML without an end of line", "c.toml", "hostname = \"a.example.org\"", "hostname = \"a.example.org\"\ntls_mode = \"autocert\"\n",
+			"TOML without an end of line", "c.toml", "hostname = \"a.example.org\"", "hostname = \"a.example.org\"\ntls_mode = \"autocert\"",
 			[]Line{{"tls_mode", "autocert"}},
 		}, {
 			"a text of several lines", "c.toml", "admin_token = \"\"\"\\\ntls_mode = 1\"\"\"\n", "admin_token = \"\"\"\\\ntls_mode = 1\"\"\"\ntls_mode = \"autocert\"\n",
