@@ -198,6 +198,17 @@ func (s *Server) Output() string {
 	return s.out.String()
 }
 
+// Says waits until the process has printed a text, half a minute at most: what it prints
+// may come later than what it answers.
+func (s *Server) Says(text string) bool {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if strings.Contains(s.Output(), text) {
+			return true
+		}
+	}
+	return false
+}
+
 // end ends the process, if there is one, and returns how it ended.
 func (s *Server) end(sig os.Signal) *os.ProcessState {
 	s.mu.Lock()
