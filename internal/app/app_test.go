@@ -1011,7 +1011,7 @@ func TestSlowPeersDoNotHoldUpAStop(t *testing.T) {
 	until(slow, "354 ")
 	web, asked := say("http", "POST /new HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
 	defer web.Close()
-	until(asked, "HTTP/1.1 100 ") // it is being read
+	until(asked, "HTTP/1.1 100 ")                                             // it is being read
 	for _, name := range []string{"imap_tls", "submission_tls", "http_tls"} { // handshakes that do not go on
 		say(name, "\x16\x03\x01\x02")
 	}
