@@ -18,6 +18,7 @@ import (
 	"madmail/internal/account"
 	"madmail/internal/address"
 	"madmail/internal/admintoken"
+	"madmail/internal/adminui"
 	"madmail/internal/auth"
 	"madmail/internal/certs"
 	"madmail/internal/config"
@@ -45,7 +46,7 @@ func (a *App) openDesk(context.Context) error {
 		RemoveMail: a.clear,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
 		Push:       a.pushFacts, ResetPush: a.push.Reset,
-		Exchangers: a.fed.boxes, Shares: a.shares,
+		Exchangers: a.fed.boxes, Shares: a.shares, PanelBuilt: func() bool { return adminui.Files() != nil },
 		Configuration: a.configuration, Upgrades: a.upgrades, Upgrade: a.upgrade,
 		Webhooks: a.webhookFacts, TestWebhook: a.hooks.Test, Registered: func(x address.Addr) { a.hooks.Registered(x, webhook.Admin, false) },
 		Keys: ops.Keys{

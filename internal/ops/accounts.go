@@ -65,6 +65,8 @@ type Desk struct {
 	ResetPush func()
 	// Exchangers are where mail is fetched.
 	Exchangers *exchange.Store
+	// PanelBuilt reports whether the operators' page is in this program.
+	PanelBuilt func() bool
 	// Shares are the contact links.
 	Shares *share.Store
 	// Webhooks tells how those go, TestWebhook tries them, and Registered tells them of an
@@ -263,6 +265,7 @@ func NewTable(d *Desk) Table {
 	d.defineFederation(t)
 	d.defineDKIM(t)
 	d.defineExchangers(t)
+	Define(t, "admin-web", "Show or change whether and where the operators' page is served", d.adminWeb)
 	d.defineSharing(t)
 	Define(t, "config", "Show the configuration as it counts", d.configuration)
 	Define(t, "upgrade.status", "Tell what runs, and what was installed last", func(context.Context, none) (Upgrades, error) { return d.Upgrades(), nil })

@@ -159,7 +159,7 @@ func newHouse(t testing.TB) *house {
 			Trouble: func() map[address.Domain]string { return nil },
 			Limits:  func() QueueStatus { return QueueStatus{MaxTries: 3, Parallel: 16} },
 		},
-		Exchangers: boxes, Shares: shares,
+		Exchangers: boxes, Shares: shares, PanelBuilt: func() bool { return false },
 		Facts: func(context.Context) (doctor.Facts, error) { return doctor.Facts{StateDir: h.dir}, nil },
 		Backup: func(context.Context, string, *backup.Progress) (backup.Manifest, error) {
 			return backup.Manifest{}, h.fail
