@@ -226,7 +226,7 @@ func (w *writer) arg(a parse.Node) string {
 			if !strings.Contains(n.Text, `"`) {
 				return `"` + n.Text + `"`
 			}
-			if !strings.Contains(n.Text, "'") {
+			if !strings.Contains(n.Text, "'") && len(n.Text) > 1 { // '"' would be a number in Go's dialect
 				return "'" + n.Text + "'"
 			}
 		}
