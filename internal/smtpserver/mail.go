@@ -65,11 +65,18 @@ func (c *session) mail(arg string) smtp.Reply {
 		return *d
 	}
 	if tx.deferred == nil {
-		for _, l := range []struct {
-			scope throttle.Scope
-			who   string
-		}{{throttle.All, ""}, {throttle.IP, address.Network(c.remote).String()}, {throttle.Source, string(tx.env.From.Domain())}} {
-			if !c.turn(&tx, l.scope, l.who) {
+		for _, scope := range []throttle.Scope{throttle.All, throttle.IP, throttle.Source} {
+			if !c.counts(scope) {
+				continue
+			}
+			who := ""
+			switch scope {
+			case throttle.IP:
+				who = address.Network(c.remote).String()
+			case throttle.Source:
+				who = string(tx.env.From.Domain())
+			}
+			if !c.turn(&tx, scope, who) {
 				for _, end := range tx.turns {
 					end()
 				}
@@ -157,7 +164,7 @@ func (c *session) rcptReply(arg string) smtp.Reply {
 	if err := c.srv.opt.Intake.Check(context.Background(), &c.tx.env, to); err != nil {
 		return c.refusal(err, atRecipient)
 	}
-	if d := to.Domain(); !c.tx.domains[d] {
+	if d := to.Domain(); c.counts(throttle.Destination) && !c.tx.domains[d] {
 		if !c.turn(&c.tx, throttle.Destination, string(d)) {
 			return highLoad
 		}

@@ -113,6 +113,11 @@ func newSession(s *Server, conn net.Conn, mode Mode) *session {
 
 func (c *session) door() *Door { return &c.srv.opt.Doors[c.module()] }
 
+// counts reports whether there are limits of a scope at this door.
+func (c *session) counts(scope throttle.Scope) bool {
+	return c.srv.turns[c.module()].Counts(scope)
+}
+
 // turn waits until a limit lets this transaction pass and reports whether it does.
 func (c *session) turn(tx *transaction, scope throttle.Scope, who string) bool {
 	ctx, cancel := context.WithTimeout(c.srv.quit, c.srv.opt.TurnTime)

@@ -12,6 +12,7 @@ package throttle
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -127,6 +128,12 @@ func New(rules Rules) *Throttle {
 		return nil
 	}
 	return &Throttle{rules: rules, now: make(map[key]int), next: make(map[key]time.Time), left: make(chan struct{})}
+}
+
+// Counts reports whether there are rules of a scope; where there are none, nobody has to
+// ask.
+func (t *Throttle) Counts(s Scope) bool {
+	return t != nil && slices.ContainsFunc(t.rules, func(r Rule) bool { return r.Scope == s })
 }
 
 // Wait is Begin for who has until ctx ends. Errors are of kind fault.Busy.
