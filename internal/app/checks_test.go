@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"madmail/internal/authres"
 	"madmail/test/dnstest"
 	"madmail/test/load"
 )
@@ -73,5 +74,12 @@ _dmarc.strict.example TXT "v=DMARC1; p=reject"
 	list := h.inbox(to)
 	if last := list[len(list)-1]; !strings.Contains(last, "X-Quarantine: tls=none\r\n") {
 		t.Errorf("not marked: %.600s", last)
+	}
+	refused, aside := map[string]int64{"dmarc": 1, "spf": 1}, map[string]int64{"spf": 1, "tls": 1}
+	for i, name := range authres.CheckNames {
+		n := &h.fed.failedChecks[i]
+		if n[refusedByCheck].Load() != refused[name] || n[setAsideByCheck].Load() != aside[name] {
+			t.Errorf("%s: %d refused, %d set aside", name, n[refusedByCheck].Load(), n[setAsideByCheck].Load())
+		}
 	}
 }

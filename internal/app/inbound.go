@@ -100,11 +100,31 @@ func (o origins) Prove(ctx context.Context, m delivery.Foreign) (delivery.Proof,
 	return p, nil
 }
 
+// What failedChecks counts.
+const (
+	refusedByCheck = iota
+	setAsideByCheck
+)
+
 // look does what the operator wants looked at besides.
 func (o origins) look(ctx context.Context, checks authres.Checks, m authres.Subject) (authres.Found, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofWait)
 	defer cancel()
-	return checks.Run(ctx, lookups{o.a.fed.resolver}, m)
+	f, err := checks.Run(ctx, lookups{o.a.fed.resolver}, m)
+	count := func(check string, what int) {
+		name, _, _ := strings.Cut(check, "=")
+		if i := slices.Index(authres.CheckNames[:], name); i >= 0 {
+			o.a.fed.failedChecks[i][what].Add(1)
+		}
+	}
+	if err != nil {
+		count(f.Refused, refusedByCheck)
+		return f, err
+	}
+	for _, check := range f.Quarantine {
+		count(check, setAsideByCheck)
+	}
+	return f, nil
 }
 
 // checks are those of the configuration.

@@ -11,6 +11,8 @@ import (
 	"madmail/internal/authres"
 	"madmail/internal/latency"
 	"madmail/internal/metrics"
+	"madmail/internal/outbound"
+	"madmail/internal/outbound/smtpsend"
 	"madmail/internal/peers"
 	"madmail/internal/smtpserver"
 	"madmail/internal/version"
@@ -127,6 +129,17 @@ func (a *App) samples() metrics.Samples {
 	n("madmail_http_deliveries", in.Refused, "refused")
 	for v := range a.fed.verdicts {
 		n("madmail_origin_verdicts", a.fed.verdicts[v].Load(), authres.Verdict(v).String())
+	}
+	for i, check := range authres.CheckNames {
+		n("maddy_check_reject", a.fed.failedChecks[i][refusedByCheck].Load(), check)
+		n("maddy_check_quarantined", a.fed.failedChecks[i][setAsideByCheck].Load(), check)
+	}
+	secured, vouched := a.fed.mail.Connections()
+	for level, name := range map[smtpsend.Security]string{smtpsend.Clear: "none", smtpsend.Encrypted: "encrypted", smtpsend.Authenticated: "authenticated"} {
+		n("maddy_remote_conns_tls_level", secured[level], "remote", name)
+	}
+	for by, name := range map[outbound.By]string{outbound.ByNobody: "none", outbound.ByMTASTS: "mtasts", outbound.ByDANE: "dnssec"} {
+		n("maddy_remote_conns_mx_level", vouched[by], "remote", name)
 	}
 	q := a.fed.queue.Stats()
 	n("maddy_queue_length", int64(q.Entries), "remote_queue", a.fed.queue.Dir)

@@ -54,6 +54,10 @@ type federation struct {
 	inbound  *mxdeliv.Handler
 	boxes    *exchange.Store
 	verdicts [authres.Unknown + 1]atomic.Int64 // on mail that came in
+	// failedChecks are messages that were refused, and set aside, by each of
+	// authres.CheckNames.
+	failedChecks [len(authres.CheckNames)][2]atomic.Int64
+	mail         *smtpsend.Client
 }
 
 // firstTry is how long what a start finds in the queue waits when the configuration
@@ -153,6 +157,7 @@ func (a *App) openOutbound(ctx context.Context) (err error) {
 		return err
 	}
 	a.onStop(func(context.Context) error { mail.Close(); return nil })
+	a.fed.mail = mail
 	// Policies are fetched from where our name servers say, and never from here.
 	policies := &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -295,7 +300,7 @@ func (t *trust) TLS(ctx context.Context, domain address.Domain, host string, por
 			return outbound.TLS{}, fault.Wrap(fault.Busy, err, "TLSA records of "+host)
 		}
 		if records := dane.Usable(got.Records); got.Authentic && len(records) > 0 {
-			return outbound.TLS{Verify: func(c tls.ConnectionState) error {
+			return outbound.TLS{By: outbound.ByDANE, Verify: func(c tls.ConnectionState) error {
 				return dane.Verify(records, c.PeerCertificates, []string{host, domain.Host()}, time.Now())
 			}}, nil
 		}
@@ -306,6 +311,9 @@ func (t *trust) TLS(ctx context.Context, domain address.Domain, host string, por
 	}
 	if p.Mode == mtasts.Enforce && !p.Matches(host) {
 		return outbound.TLS{}, fault.Newf(fault.Refused, "the MTA-STS policy of the domain does not name %s", host)
+	}
+	if p.Mode == mtasts.Enforce {
+		return outbound.TLS{By: outbound.ByMTASTS}, nil
 	}
 	return outbound.TLS{}, nil
 }

@@ -66,9 +66,14 @@ type DMARC struct{ Result, Domain, Policy string }
 type Found struct {
 	SPF   *SPF
 	DMARC *DMARC
-	// Quarantine are the checks for which the message is to be marked.
+	// Quarantine are the checks for which the message is to be marked, Refused the one
+	// for which it was refused.
 	Quarantine []string
+	Refused    string
 }
+
+// CheckNames are the checks, as they stand before the equals sign in Found.
+var CheckNames = [...]string{"tls", "iprev", "mx", "spf", "dkim", "dmarc"}
 
 // Subject is a message that is looked at. Envelope is its reverse-path without
 // brackets, "" for the null one; From the domain of its From field.
@@ -87,6 +92,7 @@ func (c Checks) Run(ctx context.Context, names Names, m Subject) (Found, error) 
 	apply := func(check string, a verdict.Action, r verdict.Rejection) error {
 		switch a.Do {
 		case verdict.Reject:
+			f.Refused = check
 			return a.Refusal(r)
 		case verdict.Quarantine:
 			f.Quarantine = append(f.Quarantine, check)

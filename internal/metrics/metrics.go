@@ -58,6 +58,10 @@ var Table = []Metric{
 	{"maddy_smtp_failed_commands", Counter, "MAIL, RCPT and DATA commands refused.", []string{"module", "command", "smtp_code", "smtp_enchcode"}},
 	{"maddy_queue_length", Gauge, "Messages that wait for other servers.", []string{"module", "location"}},
 	{"maddy_conns_active", Gauge, "Connections.", []string{"module"}},
+	{"maddy_remote_conns_tls_level", Counter, "Connections to other servers by SMTP: without TLS (none), with any certificate (encrypted), with one that was checked (authenticated).", []string{"module", "level"}},
+	{"maddy_remote_conns_mx_level", Counter, "Connections to other servers by SMTP, by what vouches for the host: nothing, an enforced MTA-STS policy, DANE (dnssec).", []string{"module", "level"}},
+	{"maddy_check_reject", Counter, "Messages of other servers refused by a configured check.", []string{"check"}},
+	{"maddy_check_quarantined", Counter, "Messages of other servers set aside by a configured check.", []string{"check"}},
 
 	{"madmail_build_info", Gauge, "Always 1; the labels tell what runs.", []string{"version", "build"}},
 	{"madmail_start_time_seconds", Gauge, "When the server started, in unix time.", nil},

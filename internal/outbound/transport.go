@@ -66,9 +66,20 @@ const (
 	Opportunistic              // TLS with any certificate where it is offered, else clear text
 )
 
+// By says what vouches for a host beside the DNS.
+type By uint8
+
+// What may vouch for a host.
+const (
+	ByNobody By = iota
+	ByMTASTS    // a policy of the domain that is enforced (RFC 8461)
+	ByDANE      // records that DNSSEC protects (RFC 7672)
+)
+
 // TLS is what a host must show.
 type TLS struct {
 	Level Level
+	By    By
 	// Verify, when set, decides about the certificates instead of the public
 	// authorities; the level is Verified. It is asked by SMTP only.
 	Verify func(tls.ConnectionState) error

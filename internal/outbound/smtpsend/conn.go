@@ -115,6 +115,15 @@ func (c *Client) connect(ctx context.Context, t outbound.Target) (*conn, *outbou
 		o := outbound.ClassifySMTP(t.Host, outbound.Greeting, said.code, said.text)
 		return nil, &o
 	}
+	how := Clear
+	switch {
+	case cn.secured && t.TLS.Level == outbound.Verified:
+		how = Authenticated
+	case cn.secured:
+		how = Encrypted
+	}
+	c.secured[how].Add(1)
+	c.vouched[t.TLS.By].Add(1)
 	return cn, nil
 }
 

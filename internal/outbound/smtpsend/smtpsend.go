@@ -16,6 +16,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"madmail/internal/address"
@@ -44,6 +45,9 @@ type Options struct {
 type Client struct {
 	opt Options
 
+	secured [Authenticated + 1]atomic.Int64
+	vouched [outbound.ByDANE + 1]atomic.Int64
+
 	mu     sync.Mutex // guards the fields below
 	idle   map[key][]*conn
 	kept   int
@@ -62,6 +66,29 @@ const (
 	maxKept    = 100 // idle connections in all
 	maxPerHost = 2
 )
+
+// Security is how safe a connection is.
+type Security uint8
+
+// The kinds.
+const (
+	Clear         Security = iota // no TLS
+	Encrypted                     // TLS with any certificate
+	Authenticated                 // TLS with a certificate that was checked
+)
+
+// Connections counts connections since the start, by how safe they are and by what
+// vouched for the host.
+func (c *Client) Connections() (by map[Security]int64, vouched map[outbound.By]int64) {
+	by, vouched = make(map[Security]int64), make(map[outbound.By]int64)
+	for i := range c.secured {
+		by[Security(i)] = c.secured[i].Load()
+	}
+	for i := range c.vouched {
+		vouched[outbound.By(i)] = c.vouched[i].Load()
+	}
+	return by, vouched
+}
 
 // New checks o.
 func New(o Options) (*Client, error) {

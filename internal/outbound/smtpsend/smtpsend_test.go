@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http/httptest"
 	"net/netip"
@@ -312,7 +313,7 @@ func TestWhatTLSIsDemanded(t *testing.T) {
 		{"unknown authority", secure, unknown, "example.com", outbound.TLS{}, outbound.Failed, false},
 		{"any certificate", secure, unknown, "mx.example.org", outbound.TLS{Level: outbound.AnyCert}, outbound.Delivered, true},
 		{"an address", secure, unknown, "127.0.0.1", outbound.TLS{Level: outbound.Opportunistic}, outbound.Delivered, true},
-		{"own verifier agrees", secure, unknown, "mx.example.org", outbound.TLS{Verify: func(s tls.ConnectionState) error {
+		{"own verifier agrees", secure, unknown, "mx.example.org", outbound.TLS{By: outbound.ByDANE, Verify: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
 				return bad
 			}
@@ -329,6 +330,18 @@ func TestWhatTLSIsDemanded(t *testing.T) {
 		g := c.f.take()
 		if outs[0].Result != c.want || (len(g) == 1) != (c.want == outbound.Delivered) || len(g) == 1 && g[0].tls != c.by {
 			t.Errorf("%s: %+v, %+v", c.name, outs[0], g)
+		}
+	}
+	for _, x := range []struct {
+		c       *Client
+		secured map[Security]int64
+		vouched map[outbound.By]int64
+	}{
+		{known, map[Security]int64{Clear: 1, Encrypted: 0, Authenticated: 1}, map[outbound.By]int64{outbound.ByNobody: 2, outbound.ByMTASTS: 0, outbound.ByDANE: 0}},
+		{unknown, map[Security]int64{Clear: 0, Encrypted: 2, Authenticated: 1}, map[outbound.By]int64{outbound.ByNobody: 2, outbound.ByMTASTS: 0, outbound.ByDANE: 1}},
+	} {
+		if secured, vouched := x.c.Connections(); !maps.Equal(secured, x.secured) || !maps.Equal(vouched, x.vouched) {
+			t.Errorf("%v %v, want %v %v", secured, vouched, x.secured, x.vouched)
 		}
 	}
 }
