@@ -18,7 +18,7 @@ type Door struct {
 	InsecureAuth                   bool
 }
 
-// MX returns the values of port 25, Clients those of submission.
+// MX returns the values of port 25.
 func (c *Config) MX() Door {
 	return door(c.SMTPMaxMessageSize, c.SMTPMaxHeaderSize, c.SMTPMaxLineLength, c.SMTPReadTimeout, c.SMTPWriteTimeout, c.SMTPLimits, c.SMTPDeferSenderReject,
 		Door{MaxReceived: c.SMTPMaxReceived, MaxRecipients: c.SMTPMaxRecipients})
@@ -31,12 +31,24 @@ func (c *Config) Clients() Door {
 		Door{MaxReceived: c.SubmissionMaxReceived, MaxRecipients: c.SubmissionMaxRecipients, InsecureAuth: c.SubmissionInsecureAuth})
 }
 
-// door reads texts that were checked.
+// door reads texts that were checked. Each message asks: what is not set is not read.
 func door(message, header, line, read, write, limits, deferred string, d Door) Door {
-	size := func(s string) int64 { n, _ := units.ParseSize(s); return n }
-	span := func(s string) time.Duration { t, _ := units.ParseDuration(s); return t }
+	size := func(s string) (n int64) {
+		if s != "" {
+			n, _ = units.ParseSize(s)
+		}
+		return n
+	}
+	span := func(s string) (t time.Duration) {
+		if s != "" {
+			t, _ = units.ParseDuration(s)
+		}
+		return t
+	}
 	d.MaxMessage, d.MaxHeader, d.MaxLine, d.Read, d.Write = size(message), size(header), size(line), span(read), span(write)
-	d.Limits, _ = throttle.Parse(limits)
+	if limits != "" {
+		d.Limits, _ = throttle.Parse(limits)
+	}
 	d.RefuseSender = deferred != "" && !isYes(deferred)
 	return d
 }
