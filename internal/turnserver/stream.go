@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -28,11 +27,13 @@ const maxFrame = inboundMTU - 1
 type stream struct {
 	net.Conn
 	raw    net.Conn // below TLS
-	from   netip.AddrPort
+	key    streamKey
 	began  time.Time
 	killed sync.Once
 	left   sync.Once
 	gone   func() // the library is done with it
+
+	dismissed bool // guarded by Server.mu
 
 	mu        sync.Mutex // guards the fields below
 	allocated bool
@@ -207,8 +208,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) error {
 
 // welcome counts a connection and hands it to the instance that runs.
 func (s *Server) welcome(conn net.Conn, conf *tls.Config, queue chan<- *stream, closing <-chan struct{}) {
-	from := addrOf(conn.RemoteAddr())
-	c := &stream{Conn: conn, raw: conn, from: from, began: time.Now(), gone: func() {}}
+	c := &stream{Conn: conn, raw: conn, key: streamKey{addrOf(conn.RemoteAddr()), addrOf(conn.LocalAddr())}, began: time.Now(), gone: func() {}}
 	if !s.admit(c) {
 		s.stats.unanswered.Add(1)
 		conn.Close()

@@ -147,7 +147,7 @@ type Server struct {
 	users   map[string]int
 	sources map[netip.Addr]int
 	pending map[clientKey]netip.Addr // counted in sources, no relay yet
-	clients map[netip.AddrPort]*stream
+	clients map[streamKey]*stream
 	conns   map[netip.Addr]int
 	nconns  int
 }
@@ -161,6 +161,10 @@ type clientKey struct {
 	network string
 	from    netip.AddrPort
 }
+
+// streamKey names a connection. A client may take the same port of its own for
+// connections to two of ours.
+type streamKey struct{ from, to netip.AddrPort }
 
 // New checks opt and returns a server without sockets. Errors are fault.Invalid.
 func New(opt Options) (*Server, error) {
@@ -180,7 +184,7 @@ func New(opt Options) (*Server, error) {
 	s := &Server{
 		opt: opt, stopping: make(chan struct{}), evens: rate.NewLimiter(evensPerSecond, evensAtOnce), conf: &conf, changed: make(chan struct{}), sockets: make(map[*int]func()),
 		relays: make(map[relayKey]*relay), users: make(map[string]int), sources: make(map[netip.Addr]int),
-		pending: make(map[clientKey]netip.Addr), clients: make(map[netip.AddrPort]*stream), conns: make(map[netip.Addr]int),
+		pending: make(map[clientKey]netip.Addr), clients: make(map[streamKey]*stream), conns: make(map[netip.Addr]int),
 	}
 	s.limits.Store(opt.Limits.filled())
 	s.tasks.Panicked = func(name string, v any, stack []byte) {
@@ -363,8 +367,8 @@ func (in *instance) start(p *packets, l *streams) error {
 					in.s.stats.denied.Add(1)
 				}
 			},
-			OnAllocationCreated: func(src, _ net.Addr, _, _, _ string, relay net.Addr, _ int) { in.created(src, relay) },
-			OnAllocationDeleted: func(src, _ net.Addr, _, _, _ string) { in.s.mark(src, false) },
+			OnAllocationCreated: func(src, dst net.Addr, _, _, _ string, relay net.Addr, _ int) { in.created(src, dst, relay) },
+			OnAllocationDeleted: func(src, dst net.Addr, _, _, _ string) { in.s.mark(src, dst, false) },
 			OnAllocationError:   func(src, _ net.Addr, _, _ string) { in.s.failed(src) },
 		},
 	}
@@ -440,7 +444,7 @@ func (in *instance) quota(user, _ string, src net.Addr) bool {
 }
 
 // created ties a relay to the address of its client.
-func (in *instance) created(src, addr net.Addr) {
+func (in *instance) created(src, dst, addr net.Addr) {
 	s, from, at := in.s, addrOf(src), addrOf(addr)
 	s.stats.created.Add(1)
 	s.mu.Lock()
@@ -456,7 +460,7 @@ func (in *instance) created(src, addr net.Addr) {
 		less(s.sources, ip) // it is over already
 	}
 	s.mu.Unlock()
-	s.mark(src, true)
+	s.mark(src, dst, true)
 }
 
 // failed takes back what quota counted. It is called for every request that
@@ -472,12 +476,12 @@ func (s *Server) failed(src net.Addr) {
 }
 
 // mark notes whether a connection has an allocation.
-func (s *Server) mark(src net.Addr, allocated bool) {
+func (s *Server) mark(src, dst net.Addr, allocated bool) {
 	if src.Network() != "tcp" {
 		return
 	}
 	s.mu.Lock()
-	c := s.clients[addrOf(src)]
+	c := s.clients[streamKey{addrOf(src), addrOf(dst)}]
 	s.mu.Unlock()
 	if c != nil {
 		c.mark(allocated)
@@ -544,15 +548,15 @@ func (s *Server) unregister(r *relay) {
 
 // admit counts a connection, or says that it is one too many.
 func (s *Server) admit(c *stream) bool {
-	l, ip := s.limits.Load(), address.Network(c.from.Addr())
+	l, ip := s.limits.Load(), address.Network(c.key.from.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped || s.nconns >= l.Conns || s.conns[ip] >= l.ConnsPerSource || s.clients[c.from] != nil {
+	if s.stopped || s.nconns >= l.Conns || s.conns[ip] >= l.ConnsPerSource {
 		return false
 	}
 	s.nconns++
 	s.conns[ip]++
-	s.clients[c.from] = c
+	s.clients[c.key] = c // one that was there has ended, or its port could not be used again
 	return true
 }
 
@@ -560,10 +564,13 @@ func (s *Server) admit(c *stream) bool {
 func (s *Server) dismiss(c *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.clients[c.from] == c {
-		delete(s.clients, c.from)
+	if s.clients[c.key] == c {
+		delete(s.clients, c.key)
+	}
+	if !c.dismissed {
+		c.dismissed = true
 		s.nconns--
-		less(s.conns, address.Network(c.from.Addr()))
+		less(s.conns, address.Network(c.key.from.Addr()))
 	}
 }
 

@@ -159,6 +159,12 @@ func (b *bench) dial(kind string) (net.PacketConn, net.Addr) {
 func (b *bench) client(kind string, c Credentials) *turn.Client {
 	b.t.Helper()
 	pc, to := b.dial(kind)
+	return b.clientOver(pc, to, c)
+}
+
+// clientOver makes a client that uses a connection to a server's address.
+func (b *bench) clientOver(pc net.PacketConn, to net.Addr, c Credentials) *turn.Client {
+	b.t.Helper()
 	client, err := turn.NewClient(&turn.ClientConfig{
 		TURNServerAddr: to.String(), STUNServerAddr: to.String(), Conn: pc, Username: c.User, Password: c.Password, Realm: realm,
 		LoggerFactory: loggers{slog.New(slog.DiscardHandler), false}, RTO: time.Second,
