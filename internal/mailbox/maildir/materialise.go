@@ -59,6 +59,9 @@ func (s *Store) sync(epoch uint64) {
 		if err == nil {
 			err = s.disk.syncAll(s.opt.Dir)
 		}
+		if err == nil && s.hurry.Load() {
+			err = errHurry // the directory may be another process's by now
+		}
 		if err == nil {
 			err = s.j.saveCheckpoint(epoch + 1)
 		}
@@ -81,6 +84,9 @@ func (s *Store) flushAll() error {
 	s.dirtyMu.Unlock()
 	var failed error
 	for b := range dirty {
+		if failed == nil && s.hurry.Load() {
+			failed = errHurry
+		}
 		if failed == nil {
 			failed = s.flushBox(b)
 		}

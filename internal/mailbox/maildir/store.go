@@ -159,8 +159,10 @@ type Store struct {
 	group    task.Group
 	closed   atomic.Bool
 	hydrated atomic.Bool
-	settled  bool         // the sequencer ended, and all is in its place
-	gate     sync.RWMutex // held shared while an operation is handed over; Close takes it whole
+	settled  bool          // the sequencer ended, and all is in its place
+	hurry    atomic.Bool   // the last checkpoint has no time left
+	durable  chan struct{} // closed when no operation is under way any more
+	gate     sync.RWMutex  // held shared while an operation is handed over; Close takes it whole
 	stats    counters
 }
 
@@ -305,6 +307,7 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 		reqs:    make(chan *op, maxBatch),
 		mat:     make(chan *work),
 		synced:  make(chan syncResult, 1),
+		durable: make(chan struct{}),
 	}
 	s.internal.wake = make(chan struct{}, 1)
 	s.j = journal{disk: s.disk, dir: filepath.Join(opt.Dir, "journal"), size: opt.SegmentSize, max: opt.Segments}
@@ -331,7 +334,9 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 }
 
 // Close finishes what is under way, makes it durable and marks the store
-// clean, so that the next Open has nothing to replay.
+// clean, so that the next Open has nothing to replay. Where the deadline of ctx
+// does not leave the time for that, the next Open replays the rest: that is no
+// error. An error means that operations are still under way.
 func (s *Store) Close(ctx context.Context) error {
 	s.gate.Lock()
 	if s.closed.Swap(true) {
@@ -340,9 +345,23 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	close(s.reqs)
 	s.gate.Unlock()
-	err := s.group.Wait(ctx)
+	last, cancel := sooner(ctx, 10)
+	defer cancel()
+	err := s.group.Wait(last)
 	if err != nil {
-		return err
+		s.hurry.Store(true)
+		up, cancel := sooner(ctx, 2)
+		defer cancel()
+		err = s.group.Wait(up)
+	}
+	if err != nil {
+		select {
+		case <-s.durable:
+			s.log.Warn(leftToReplay)
+			return nil // the disk does not answer; the files stay open with it
+		default:
+			return err
+		}
 	}
 	if s.settled && s.hydrated.Load() {
 		// Without it the next start measures all.
@@ -352,6 +371,20 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 	return s.j.close()
 }
+
+// sooner brings the deadline of ctx forward, by one part of the time that is left.
+func sooner(ctx context.Context, parts time.Duration) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, end.Add(-time.Until(end)/parts))
+}
+
+const leftToReplay = "there is no time for the last checkpoint; the next start replays the journal"
+
+// errHurry ends a checkpoint for which there is no time.
+var errHurry = errors.New("maildir: the store is closing")
 
 var errClosed = fault.New(fault.Busy, "The server is stopping")
 
@@ -591,6 +624,9 @@ func (s *Store) periodic() {
 // checkpointed takes the outcome of a checkpoint.
 func (s *Store) checkpointed(r syncResult) {
 	s.syncing = false
+	if errors.Is(r.err, errHurry) {
+		return
+	}
 	s.full.Store(r.err != nil)
 	if r.err != nil {
 		s.log.Error("checkpoint failed, will be tried again; no mail is taken until then", "err", r.err)
@@ -664,7 +700,13 @@ func (s *Store) finish() {
 	for _, o := range s.internal.take() {
 		s.take(o)
 	}
-	if err := s.checkpointNow(); err != nil {
+	s.flush()
+	s.barrier()
+	close(s.durable)
+	if err := s.checkpointNow(); errors.Is(err, errHurry) {
+		s.log.Warn(leftToReplay)
+		return
+	} else if err != nil {
 		s.log.Error("the last checkpoint failed; the journal will be replayed at the next start", "err", err)
 		return
 	}

@@ -230,7 +230,9 @@ func start(t *load.Target) (stop func(), err error) {
 		return st.Data.Counters
 	}
 	return func() {
-		halt()
+		if err := halt(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
 		used = append(used, dir)
 	}, nil
 }
@@ -301,9 +303,12 @@ func hold(args []string) (held []string, ok bool) {
 }
 
 // halt ends the server as a service manager does.
-func halt() {
+func halt() error {
 	_ = server.Process.Signal(syscall.SIGTERM)
-	_ = server.Wait()
+	if err := server.Wait(); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
 }
 
 // launch starts the server and waits until it listens.
@@ -343,24 +348,33 @@ func boot(t *load.Target, accounts, messages int) ([]load.Figure, error) {
 		return nil, err
 	}
 	name := fmt.Sprintf("boot, %d accounts with %d messages", accounts, messages)
-	halt()
-	start := time.Now()
-	if err := launch(t, command("run").Args); err != nil {
-		return nil, err
-	}
-	listens := time.Since(start)
-	r, err := t.Login(fmt.Sprintf("tenant%05d", accounts/2))
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	if _, err := r.Do("SELECT INBOX"); err != nil {
-		return nil, err
-	}
-	ready := time.Since(start)
-	f := []load.Figure{
-		{Scenario: name, Name: "to listening", Unit: "ms", Value: listens.Seconds() * 1000},
-		{Scenario: name, Name: "to the first login and SELECT", Unit: "ms", Value: ready.Seconds() * 1000},
+	var f []load.Figure
+	// The first stop may leave a journal that has to be replayed, the second leaves none.
+	for _, when := range [2]string{"right after the last delivery", "at rest"} {
+		start := time.Now()
+		if err := halt(); err != nil {
+			return nil, err
+		}
+		stopped := time.Since(start)
+		start = time.Now()
+		if err := launch(t, command("run").Args); err != nil {
+			return nil, err
+		}
+		listens := time.Since(start)
+		r, err := t.Login(fmt.Sprintf("tenant%05d", accounts/2))
+		if err != nil {
+			return nil, err
+		}
+		_, err = r.Do("SELECT INBOX")
+		r.Close()
+		if err != nil {
+			return nil, err
+		}
+		ready := time.Since(start)
+		f = append(f,
+			load.Figure{Scenario: name, Name: "stop, " + when, Unit: "ms", Value: stopped.Seconds() * 1000},
+			load.Figure{Scenario: name, Name: "start to listening, " + when, Unit: "ms", Value: listens.Seconds() * 1000},
+			load.Figure{Scenario: name, Name: "start to the first login and SELECT, " + when, Unit: "ms", Value: ready.Seconds() * 1000})
 	}
 	best := time.Hour
 	for range 3 {
@@ -385,7 +399,9 @@ func services(t *load.Target, d time.Duration) ([]load.Figure, error) {
 	var f []load.Figure
 	for _, x := range []struct{ name, lines string }{{"without", ""}, {"with", fmt.Sprintf(
 		"turn_enable = true\nturn_secret = \"idle\"\nturn_listen_udp = %q\nturn_listen_tls = %q\niroh_relay_url = \"http://%s\"\nss_addr = %q\nss_password = \"idle idle\"\n", port(), port(), port(), port())}} {
-		halt()
+		if err := halt(); err != nil {
+			return nil, err
+		}
 		if err := configure(x.lines); err != nil {
 			return nil, err
 		}
