@@ -132,7 +132,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if messages {
-		nc = &webSocket{Conn: nc}
+		nc = newWebSocket(nc)
 	}
 	if !h.adopt(nc, from, give) {
 		give()

@@ -295,7 +295,7 @@ func FuzzStream(f *testing.F) {
 	f.Add(append(masked(0x02, "a"), masked(0x89, "b")...))
 	f.Add([]byte{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s := &stream{Conn: &script{in: bytes.NewReader(in)}}
+		s := newStream(&script{in: bytes.NewReader(in)})
 		out, _ := io.ReadAll(s)
 		if len(out) > len(in) {
 			t.Errorf("%d octets of %d", len(out), len(in))
