@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
+	"slices"
 
 	"madmail/internal/fault"
 	"madmail/internal/safefile"
@@ -61,7 +61,13 @@ func Edit(path string, lines ...Line) error {
 
 // editBlocks returns the text of a file in blocks with other lines outside of them.
 func editBlocks(path string, old []byte, lines []Line) ([]byte, error) {
-	text := edited(old, lines)
+	text := bytes.TrimPrefix(old, []byte("\ufeff"))
+	mark := old[:len(old)-len(text)]
+	cuts, err := topCuts(path, text, lines)
+	if err != nil {
+		return nil, err
+	}
+	text = append(slices.Clone(mark), apply(text, cuts)...)
 	c, problems := ParseBlocks(path, text, os.Getenv, os.ReadFile)
 	if len(problems) > 0 {
 		return nil, fault.WithHint(fault.Wrap(fault.Invalid, problems[0], "config"), "nothing was changed; change the file by hand")
@@ -74,64 +80,52 @@ func editBlocks(path string, old []byte, lines []Line) ([]byte, error) {
 	return text, nil
 }
 
-func edited(old []byte, lines []Line) []byte {
-	write := func(l Line) string { return l.Key + " " + blockText(l.Value) }
+// topCuts changes, silences and adds lines outside of blocks. What is said twice is
+// said once afterwards.
+func topCuts(path string, text []byte, lines []Line) (cuts []cut, err error) {
+	tokens, bad := lexBlocks(path, text, func(name string) string { return "{env:" + name + "}" })
+	if bad != nil {
+		return nil, fault.WithHint(fault.Wrap(fault.Invalid, *bad, "config"), "nothing was changed; change the file by hand")
+	}
+	write := func(l Line) string { return " " + blockText(l.Value) }
 	done := make(map[string]bool)
-	var out []string
-	depth := 0 // of blocks
-	for _, raw := range strings.SplitAfter(string(old), "\n") {
-		line := strings.TrimSpace(raw)
-		if depth == 0 && !strings.HasPrefix(line, "#") {
-			word, _, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
-			for _, l := range lines {
-				if l.Key != word {
-					continue
+	depth := 0
+	for i := 0; i < len(tokens); i++ {
+		first, last := tokens[i], i
+		for !tokens[last].end {
+			last++
+		}
+		if line := tokens[i:last]; len(line) > 0 {
+			at := slices.IndexFunc(lines, func(l Line) bool { return l.Key == first.text })
+			if depth == 0 && at >= 0 {
+				if l := lines[at]; l.Value == "" || done[l.Key] {
+					cuts = append(cuts, silent(text, first.from, 0))
+				} else {
+					done[l.Key] = true
+					cuts = append(cuts, cut{first.to, line[len(line)-1].to, write(l)})
 				}
-				if l.Value == "" || done[l.Key] {
-					raw = "# " + raw
-					break
+			}
+			for _, t := range line {
+				if t.brace("{") {
+					depth++
+				} else if t.brace("}") {
+					depth--
 				}
-				done[l.Key] = true
-				end := ""
-				if strings.HasSuffix(raw, "\n") {
-					end = "\n"
-				}
-				raw = write(l) + comment(raw) + end
 			}
 		}
-		out = append(out, raw)
-		if !strings.HasPrefix(line, "#") {
-			depth += strings.Count(line, "{") - strings.Count(line, "}")
-		}
+		i = last
 	}
+	end := lineEnd(text)
+	var more string
 	for _, l := range lines {
 		if l.Value != "" && !done[l.Key] {
-			if n := len(out); n > 0 && out[n-1] != "" && !strings.HasSuffix(out[n-1], "\n") {
-				out[n-1] += "\n"
-			}
-			out = append(out, write(l)+"\n")
+			more += l.Key + write(l) + end
 		}
 	}
-	return []byte(strings.Join(out, ""))
-}
-
-// comment is that of a line, outside of quotes, with the space before it.
-func comment(line string) string {
-	line = strings.TrimRight(line, "\r\n")
-	var in rune
-	for i, r := range line {
-		switch {
-		case in != 0:
-			if r == in {
-				in = 0
-			}
-		case r == '"' || r == '\'':
-			in = r
-		case r == '#' && i > 0 && (line[i-1] == ' ' || line[i-1] == '\t'):
-			return line[len(strings.TrimRight(line[:i], " \t")):]
-		}
+	if n := len(text); more != "" && n > 0 && text[n-1] != '\n' {
+		more = end + more
 	}
-	return ""
+	return append(cuts, cut{len(text), len(text), more}), nil
 }
 
 // text is the value of a key that holds a text.

@@ -31,6 +31,10 @@ func TestAnEditKeepsTheRest(t *testing.T) {
 			"blocks", "c.conf", "# ours\nhostname a.example.org\ntls file /c /k # pair\ntls_mode file\nimap tls://0.0.0.0:993 {\n  # tls_mode is not here\n}\n",
 			"# ours\nhostname a.example.org\n# tls file /c /k # pair\ntls_mode autocert\nimap tls://0.0.0.0:993 {\n  # tls_mode is not here\n}\n",
 			[]Line{{"tls_mode", "autocert"}, {"tls", ""}},
+		}, {
+			"blocks with braces in texts", "c.conf", "\ufeffhostname a.example.org # {\r\nchatmail tcp://:80 {\r\n  www_dir \"/a { b\"\r\n}\r\ntls_mode \"file\"",
+			"\ufeffhostname a.example.org # {\r\nchatmail tcp://:80 {\r\n  www_dir \"/a { b\"\r\n}\r\ntls_mode autocert\r\nacme_email x@example.org\r\n",
+			[]Line{{"tls_mode", "autocert"}, {"acme_email", "x@example.org"}},
 		},
 	} {
 		t.Run(x.name, func(t *testing.T) {
