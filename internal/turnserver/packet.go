@@ -1,6 +1,7 @@
 package turnserver
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -23,12 +24,19 @@ const maxAnswers = 30
 // are more, the others get no answer to what they did not sign.
 const maxSources = 8192
 
+// packet is one that came when the last instance was over.
+type packet struct {
+	data []byte
+	from net.Addr
+}
+
 // packets is a UDP socket as one instance sees it: it ends when the socket is
 // closed, or the instance.
 type packets struct {
 	net.PacketConn
 	in     *instance
-	closed func() // the socket is
+	next   *packet // for the instance that comes next, which reads when this one has ended
+	closed func()  // the socket is
 	once   sync.Once
 	ended  chan struct{} // the library reads no more
 
@@ -39,9 +47,15 @@ type packets struct {
 
 func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 	for faults := 0; ; {
-		n, from, err := p.PacketConn.ReadFrom(b)
-		if err == nil {
+		n, from, err := p.take(b)
+		if err == nil && !p.in.stale() {
 			return n, from, nil
+		}
+		if err == nil {
+			*p.next = packet{bytes.Clone(b[:n]), from}
+			<-p.in.stop
+			p.once.Do(func() { close(p.ended) })
+			return 0, nil, net.ErrClosed
 		}
 		faults++
 		over := errors.Is(err, net.ErrClosed) || faults > maxFaults
@@ -56,6 +70,15 @@ func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 			_ = p.PacketConn.SetReadDeadline(time.Time{}) // left behind by an earlier instance
 		}
 	}
+}
+
+// take reads the packet that the last instance has left, or one of the socket.
+func (p *packets) take(b []byte) (int, net.Addr, error) {
+	if left := *p.next; left.data != nil {
+		*p.next = packet{}
+		return copy(b, left.data), left.from, nil
+	}
+	return p.PacketConn.ReadFrom(b)
 }
 
 func (p *packets) WriteTo(b []byte, to net.Addr) (int, error) {

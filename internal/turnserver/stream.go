@@ -144,20 +144,27 @@ func (c *stream) mark(allocated bool) {
 type streams struct {
 	in    *instance
 	queue <-chan *stream
+	back  chan *stream // one that came when the last instance was over
 	addr  net.Addr
 }
 
 func (l *streams) Accept() (net.Conn, error) {
-	for {
+	var c *stream
+	select {
+	case c = <-l.back:
+	default:
 		select {
-		case c := <-l.queue:
-			if l.in.adopt(c) {
-				return c, nil
-			}
+		case c = <-l.queue:
 		case <-l.in.stop:
 			return nil, net.ErrClosed
 		}
 	}
+	if l.in.adopt(c) {
+		return c, nil
+	}
+	l.back <- c // there is room: it was empty, or c came from it
+	<-l.in.stop
+	return nil, net.ErrClosed
 }
 
 func (l *streams) Close() error   { return nil }
@@ -168,7 +175,7 @@ func (l *streams) Addr() net.Addr { return l.addr }
 // for each listener, from a goroutine of its own.
 func (s *Server) Serve(l net.Listener, conf *tls.Config) error {
 	closing := make(chan struct{})
-	queue := make(chan *stream)
+	queue, back := make(chan *stream), make(chan *stream, 1)
 	leave := s.enter(func() { l.Close() })
 	if leave == nil {
 		l.Close()
@@ -179,7 +186,7 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) error {
 	s.tasks.Go("turn streams", func() {
 		defer close(ended)
 		s.run(closing, func(in *instance) (func(), error) {
-			return func() {}, in.start(nil, &streams{in: in, queue: queue, addr: l.Addr()})
+			return func() {}, in.start(nil, &streams{in: in, queue: queue, back: back, addr: l.Addr()})
 		})
 	})
 	var err error
@@ -203,6 +210,12 @@ func (s *Server) Serve(l net.Listener, conf *tls.Config) error {
 	}
 	close(closing)
 	<-ended
+	select {
+	case c := <-back:
+		s.dismiss(c)
+		_ = c.fail(nil)
+	default:
+	}
 	return err
 }
 

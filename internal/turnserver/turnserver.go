@@ -303,9 +303,10 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 	}
 	closing := make(chan struct{})
 	var once sync.Once
+	var next packet
 	s.run(closing, func(in *instance) (func(), error) {
 		_ = pc.SetReadDeadline(time.Time{})
-		p := &packets{PacketConn: pc, in: in, ended: make(chan struct{}), closed: func() { once.Do(func() { close(closing) }) }}
+		p := &packets{PacketConn: pc, in: in, next: &next, ended: make(chan struct{}), closed: func() { once.Do(func() { close(closing) }) }}
 		return func() { _ = pc.SetReadDeadline(time.Now()); <-p.ended }, in.start(p, nil)
 	})
 	return nil
@@ -313,10 +314,11 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 
 // instance is the library's server over one socket, under one configuration.
 type instance struct {
-	s    *Server
-	conf *Config
-	stop chan struct{}
-	wg   sync.WaitGroup // relays and streams
+	s       *Server
+	conf    *Config
+	changed <-chan struct{} // closed when conf is no longer the latest
+	stop    chan struct{}
+	wg      sync.WaitGroup // relays and streams
 
 	// Guarded by Server.mu.
 	over    bool
@@ -329,8 +331,7 @@ type instance struct {
 func (s *Server) run(closing <-chan struct{}, start func(*instance) (func(), error)) {
 	for {
 		s.mu.Lock()
-		in := &instance{s: s, conf: s.conf, stop: make(chan struct{}), streams: make(map[*stream]struct{})}
-		changed := s.changed
+		in := &instance{s: s, conf: s.conf, changed: s.changed, stop: make(chan struct{}), streams: make(map[*stream]struct{})}
 		s.mu.Unlock()
 		read, err := start(in)
 		if err != nil {
@@ -338,7 +339,7 @@ func (s *Server) run(closing <-chan struct{}, start func(*instance) (func(), err
 		}
 		select {
 		case <-closing:
-		case <-changed:
+		case <-in.changed:
 		}
 		in.halt()
 		if err == nil {
@@ -394,6 +395,16 @@ func (in *instance) stopped() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// stale reports whether another instance is to take what comes from now on.
+func (in *instance) stale() bool {
+	select {
+	case <-in.changed:
+		return true
+	default:
+		return in.stopped()
 	}
 }
 
@@ -577,22 +588,18 @@ func (s *Server) dismiss(c *stream) {
 // adopt takes a connection into an instance, unless that is over.
 func (in *instance) adopt(c *stream) bool {
 	in.s.mu.Lock()
-	over := in.over
-	if !over {
-		in.streams[c] = struct{}{}
-		in.wg.Add(1)
-		c.gone = func() {
-			in.s.dismiss(c)
-			in.s.mu.Lock()
-			delete(in.streams, c)
-			in.s.mu.Unlock()
-			in.wg.Done()
-		}
+	defer in.s.mu.Unlock()
+	if in.stale() {
+		return false
 	}
-	in.s.mu.Unlock()
-	if over {
+	in.streams[c] = struct{}{}
+	in.wg.Add(1)
+	c.gone = func() {
 		in.s.dismiss(c)
-		_ = c.fail(nil)
+		in.s.mu.Lock()
+		delete(in.streams, c)
+		in.s.mu.Unlock()
+		in.wg.Done()
 	}
-	return !over
+	return true
 }

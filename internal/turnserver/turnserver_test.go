@@ -47,10 +47,10 @@ type bench struct {
 	served        sync.WaitGroup
 }
 
-// start runs a server on loopback. Relays take any port of 20000 to 45000.
+// start runs a server on loopback. Relays take any port of 61000 to 65000, which neither the system nor testport gives to others.
 func start(t testing.TB, change func(*Options)) *bench {
 	t.Helper()
-	opt := Options{Config: Config{Secret: secret, Realm: realm, Relay: []netip.Addr{loopback}, PortMin: 20000, PortMax: 45000, AllowPrivate: true}}
+	opt := Options{Config: Config{Secret: secret, Realm: realm, Relay: []netip.Addr{loopback}, PortMin: 61000, PortMax: 65000, AllowPrivate: true}}
 	if change != nil {
 		change(&opt)
 	}
@@ -207,7 +207,7 @@ func TestRelaysBothWays(t *testing.T) {
 			b := start(t, nil)
 			client, relay := b.allocate(kind)
 			at := addrOf(relay.LocalAddr())
-			if at.Addr() != loopback || at.Port() < 20000 || at.Port() > 45000 {
+			if at.Addr() != loopback || at.Port() < 61000 || at.Port() > 65000 {
 				t.Errorf("relay on %v", at)
 			}
 			peer, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -498,7 +498,7 @@ func TestLimitsOfAllocations(t *testing.T) {
 func TestPortsRunOut(t *testing.T) {
 	var taken []net.PacketConn
 	var low int
-	for low = 20000; len(taken) < 3; low++ { // two neighbours that are free, the next one taken
+	for low = 61000; len(taken) < 3; low++ { // two neighbours that are free, the next one taken
 		for _, c := range taken {
 			c.Close()
 		}
@@ -734,6 +734,21 @@ func TestConfigure(t *testing.T) {
 		_, relay := b.allocate(kind)
 		if p := addrOf(relay.LocalAddr()).Port(); p < 46000 || p > 60000 {
 			t.Errorf("%s: relay on %d", kind, p)
+		}
+	}
+}
+
+// Who comes while the configuration changes is served under the new one.
+func TestNobodyMeetsAnOldConfiguration(t *testing.T) {
+	b := start(t, nil)
+	c := *b.Server.conf
+	for i := range 30 {
+		c.Secret = fmt.Sprint("secret ", i)
+		if err := b.Configure(c); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"udp", "tcp", "tls"} {
+			b.allocate(kind)
 		}
 	}
 }
@@ -1143,7 +1158,7 @@ func FuzzDatagrams(f *testing.F) {
 		}
 	}
 	f.Add([]byte{0x40, 0, 0, 3, 'a', 'b', 'c', 0})
-	s, err := New(Options{Config: Config{Secret: secret, Realm: realm, Relay: []netip.Addr{loopback}, PortMin: 20000, PortMax: 45000}})
+	s, err := New(Options{Config: Config{Secret: secret, Realm: realm, Relay: []netip.Addr{loopback}, PortMin: 61000, PortMax: 65000}})
 	if err != nil {
 		f.Fatal(err)
 	}
