@@ -39,6 +39,13 @@ type Options struct {
 	Migrations fs.FS
 }
 
+func (o *Options) busy() time.Duration {
+	if o.Busy <= 0 {
+		return busyTimeout
+	}
+	return o.Busy
+}
+
 // Origin says who made a database.
 type Origin uint8
 
@@ -140,7 +147,7 @@ func (d *DB) open(ctx context.Context, migrations fs.FS, o Options) (err error) 
 		return fault.Wrap(fault.Internal, err, "db: open "+d.path)
 	}
 	d.writer.SetMaxOpenConns(1)
-	if d.w, err = d.writer.Conn(ctx); err != nil {
+	if d.w, err = connect(ctx, d.writer, o.busy()); err != nil {
 		return fault.Wrap(fault.Internal, err, "db: open "+d.path)
 	}
 	if err := d.migrate(ctx, migrations); err != nil {
@@ -156,6 +163,27 @@ func (d *DB) open(ctx context.Context, migrations fs.FS, o Options) (err error) 
 	d.readers.SetMaxOpenConns(readers)
 	d.readers.SetMaxIdleConns(readers)
 	return nil
+}
+
+// connect opens a connection, and tries again for as long as others may hold the file:
+// SQLite does not wait for them while it changes the journal mode, which one process
+// may do while another opens or closes the same file.
+func connect(ctx context.Context, pool *sql.DB, wait time.Duration) (*sql.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		conn, err := pool.Conn(ctx)
+		if !locked(err) {
+			return conn, err
+		}
+		again := time.NewTimer(pause)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return nil, err
+		}
+	}
 }
 
 // Path returns the file's absolute path.

@@ -30,13 +30,9 @@ func dsn(path string, reader bool, opt Options) string {
 	if !strings.HasPrefix(p, "/") {
 		p = "/" + p // a drive letter
 	}
-	wait := opt.Busy
-	if wait <= 0 {
-		wait = busyTimeout
-	}
 	q := url.Values{}
 	for _, pragma := range []string{
-		"busy_timeout(" + strconv.FormatInt(wait.Milliseconds(), 10) + ")",
+		"busy_timeout(" + strconv.FormatInt(opt.busy().Milliseconds(), 10) + ")",
 		"journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)", "temp_store(MEMORY)",
 	} {
 		q.Add("_pragma", pragma)
@@ -124,6 +120,12 @@ func kindOf(err error) fault.Kind {
 		return fault.Busy
 	}
 	return fault.Internal
+}
+
+// locked reports whether another connection held the file.
+func locked(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && (se.Code()&0xff == sqlite3.SQLITE_BUSY || se.Code()&0xff == sqlite3.SQLITE_LOCKED)
 }
 
 type querier interface {
