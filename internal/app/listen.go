@@ -169,15 +169,15 @@ func (a *App) openInlets() {
 
 // byProtocol finds the door for clients that ask for mail on the port of HTTPS.
 func (a *App) byProtocol(protocol string) *inlet.Listener {
-	conf := a.conf.Load()
+	s := a.settings.Current()
 	var name string
 	switch {
-	case protocol == "imap" && config.Open(conf.ALPNIMAP):
+	case protocol == "imap" && s.Bool(settings.SharedPortIMAP):
 		name = "imap_tls"
-	case (protocol == "smtp" || protocol == "submission") && config.Open(conf.ALPNSMTP):
+	case (protocol == "smtp" || protocol == "submission") && s.Bool(settings.SharedPortSMTP):
 		name = "submission_tls"
 	}
-	if name == "" || a.settings.Current().Bool(localKeys[name]) {
+	if name == "" || s.Bool(localKeys[name]) {
 		return nil
 	}
 	return a.doors.inlets[name]

@@ -156,7 +156,7 @@ func (s *shell) root() *cobra.Command {
 	})
 	root.AddCommand(s.run(), s.version(), s.status(), s.reload(), s.adminToken(), s.accounts(), s.createUser(), s.registration(), s.tokens(),
 		s.settings(), s.federation(), s.endpoints(), s.queue(), s.openrelay(), s.messageSize(), s.language(), s.tasks(), s.port(), s.submissionAccess(), s.notice(), s.storage(), s.restart(), s.logs(), s.configCommand(),
-		s.doctor(), s.monitor(), s.backup(), s.restore(), s.importV1(), s.migratePGP(), s.imapAcct(), s.imapMboxes(), s.imapMsgs(), s.hash(), s.push(), s.webhooks(), s.adminWeb(), s.exchanger(), s.sharing(), s.dkim(), s.zone(), s.proxy(), s.realtime(), s.webimap(), s.websmtp(), s.webmailCORS(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
+		s.doctor(), s.monitor(), s.backup(), s.restore(), s.importV1(), s.migratePGP(), s.imapAcct(), s.imapMboxes(), s.imapMsgs(), s.hash(), s.push(), s.webhooks(), s.adminWeb(), s.exchanger(), s.sharing(), s.dkim(), s.zone(), s.proxy(), s.realtime(), s.webimap(), s.websmtp(), s.webmailCORS(), s.sharedPort(), s.creds(), s.certificate(), s.banList("madmail"), s.blocklist(), s.delete("delete", true))
 	root.AddCommand(s.generate()...)
 	root.AddCommand(s.htmlExport(), s.htmlServe(), s.htmlMigrate())
 	root.AddCommand(s.federationSize(), s.cache(), s.install(), s.uninstall(), s.upgrade(), s.versions(), s.service(), s.firewall())

@@ -75,8 +75,8 @@ type Config struct {
 	OpenMetricsUsername string `toml:"openmetrics_username"`
 	OpenMetricsPassword string `toml:"openmetrics_password"`
 	ProxyProtocol       string `toml:"proxy_protocol" kind:"networks"`
-	ALPNSMTP            string `toml:"alpn_smtp" kind:"door"`
-	ALPNIMAP            string `toml:"alpn_imap" kind:"door"`
+	ALPNSMTP            string `toml:"alpn_smtp" kind:"door" setting:"__SHARED_PORT_SMTP__"`
+	ALPNIMAP            string `toml:"alpn_imap" kind:"door" setting:"__SHARED_PORT_IMAP__"`
 
 	TURNEnable         bool   `toml:"turn_enable"`
 	TURNServer         string `toml:"turn_server"`
@@ -764,10 +764,15 @@ func (c *Config) SettingsValues() map[string]string {
 	m := make(map[string]string)
 	v := reflect.ValueOf(c).Elem()
 	for i := range v.NumField() {
-		key := v.Type().Field(i).Tag.Get("setting")
-		if key != "" && v.Field(i).String() != "" {
-			m[key] = v.Field(i).String()
+		tag, text := v.Type().Field(i).Tag, v.Field(i).String()
+		key := tag.Get("setting")
+		if key == "" || text == "" {
+			continue
 		}
+		if tag.Get("kind") == "door" {
+			text = strconv.FormatBool(Open(text))
+		}
+		m[key] = text
 	}
 	return m
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +179,8 @@ func TestDoorsAreOpenUnlessSomebodySaysNo(t *testing.T) {
 			t.Errorf("%s: %v", text, problems)
 		} else if got := Open(c.ALPNSMTP); got != want {
 			t.Errorf("%s: open: %v", text, got)
+		} else if stored, ok := c.SettingsValues()["__SHARED_PORT_SMTP__"]; ok != (text != "") || ok && stored != strconv.FormatBool(want) {
+			t.Errorf("%s: the setting is %q", text, stored)
 		}
 	}
 }

@@ -278,6 +278,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "backup.status", "Tell how far the copy is", d.backupStatus)
 	Define(t, "push", "Show or change whether clients are woken", d.push)
 	Define(t, "webmail", "Show or change mail for browsers", d.webmail)
+	Define(t, "shared-port", "Show or switch mail on the HTTPS port", d.sharedPort)
 	Define(t, "turn", "Show or switch the relay for calls", d.calls)
 	Define(t, "iroh.status", "Tell how the relay for realtime channels is", d.realtimeStatus)
 	Define(t, "iroh.enable", "Switch the relay for realtime channels", d.realtimeEnable)

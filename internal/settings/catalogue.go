@@ -91,6 +91,8 @@ const (
 	SSGRPCPort        Key = "__SS_GRPC_PORT__"
 	HTTPEnabled       Key = "__HTTP_ENABLED__"
 	HTTPSEnabled      Key = "__HTTPS_ENABLED__"
+	SharedPortIMAP    Key = "__SHARED_PORT_IMAP__"
+	SharedPortSMTP    Key = "__SHARED_PORT_SMTP__"
 
 	SMTPLocalOnly          Key = "__SMTP_LOCAL_ONLY__"
 	SubmissionLocalOnly    Key = "__SUBMISSION_LOCAL_ONLY__"
@@ -253,6 +255,8 @@ var catalogue = []Entry{
 	{Key: SSGRPCPort, Unserved: true, Kind: Port, Follows: SSPort, Plus: 1, Effect: Rebind, Targets: []string{"shadowsocks-grpc"}, Doc: "Kept for files and panels of earlier versions, as ss_grpc_enabled."},
 	{Key: HTTPEnabled, Default: "true", Effect: Rebind, Targets: []string{"http"}, Doc: "Listen for HTTP."},
 	{Key: HTTPSEnabled, Default: "true", Effect: Rebind, Targets: []string{"https"}, Doc: "Listen for HTTPS."},
+	{Key: SharedPortIMAP, Default: "true", Doc: "Serve IMAP on the HTTPS port, too, for clients that name it in their first message (ALPN)."},
+	{Key: SharedPortSMTP, Default: "true", Doc: "Serve submission on the HTTPS port, too, for clients that name it in their first message (ALPN)."},
 
 	{Key: SMTPLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"smtp"}, Doc: "Listen for mail from other servers on loopback only."},
 	{Key: SubmissionLocalOnly, Default: "false", Effect: Rebind, Targets: []string{"submission"}, Doc: "Listen for sending with STARTTLS on loopback only."},
