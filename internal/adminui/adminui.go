@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path"
 	"regexp"
 	"strconv"
@@ -105,7 +106,8 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, prefix, api string)
 		return
 	}
 	if r.URL.Path == prefix {
-		http.Redirect(w, r, prefix+"/", http.StatusPermanentRedirect)
+		to := url.URL{Path: prefix + "/", RawQuery: r.URL.RawQuery} // older login links stand in the query
+		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 		return
 	}
 	name := strings.TrimPrefix(r.URL.Path, prefix+"/")

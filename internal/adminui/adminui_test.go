@@ -101,8 +101,10 @@ func TestWhatIsAnsweredBelowThePrefix(t *testing.T) {
 			t.Errorf("%s %s: %d %v", c.method, c.path, w.Code, w.Header())
 		}
 	}
-	if to := ask(h, "GET", "/admin").Header().Get("Location"); to != "/admin/" {
-		t.Error(to)
+	for from, want := range map[string]string{"/admin": "/admin/", "/admin?u=https://a.example/api&t=x": "/admin/?u=https://a.example/api&t=x"} {
+		if to := ask(h, "GET", from).Header().Get("Location"); to != want {
+			t.Errorf("%s: %s", from, to)
+		}
 	}
 	if origin := ask(h, "OPTIONS", "/admin/").Header().Get("Access-Control-Allow-Origin"); origin != "*" {
 		t.Error(origin)

@@ -46,7 +46,7 @@ func (a *App) openDesk(context.Context) error {
 		RemoveMail: a.clear,
 		Federation: ops.Federation{Policy: a.fed.policy, Peers: a.fed.peers, Queue: a.fed.queue, Trouble: a.fed.trouble, Limits: a.queueLimits},
 		Push:       a.pushFacts, ResetPush: a.push.Reset,
-		Exchangers: a.fed.boxes, Shares: a.shares, PanelBuilt: func() bool { return adminui.Files() != nil },
+		Exchangers: a.fed.boxes, Shares: a.shares, PanelBuilt: a.panelBuilt,
 		Configuration: a.configuration, Upgrades: a.upgrades, Upgrade: a.upgrade,
 		Webhooks: a.webhookFacts, TestWebhook: a.hooks.Test, Registered: func(x address.Addr) { a.hooks.Registered(x, webhook.Admin, false) },
 		Keys: ops.Keys{
@@ -360,14 +360,11 @@ func unserved(k settings.Key) bool {
 	return err == nil && e.Unserved
 }
 
-func (a *App) apiURL() string {
+// origin is the site as browsers write it.
+func (a *App) origin() string {
 	host := strings.Trim(cmp.Or(a.settings.Current().Text(settings.SMTPHostname), a.conf.Load().Hostname, a.conf.Load().PrimaryDomain, "your-server"), "[]")
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
-	}
-	path := a.settings.Current().Text(settings.AdminPath)
-	if path == "" {
-		path = "/api/admin"
 	}
 	scheme, usual, p := "https://", 443, a.port("http_tls")
 	if plain := a.port("http"); p == 0 && plain != 0 {
@@ -376,7 +373,24 @@ func (a *App) apiURL() string {
 	if p != 0 && p != usual {
 		host += ":" + strconv.Itoa(p)
 	}
-	return scheme + host + path
+	return scheme + host
+}
+
+// apiURL is where operators' pages ask.
+func (a *App) apiURL() string {
+	return a.origin() + cmp.Or(a.settings.Current().Text(settings.AdminPath), "/api/admin")
+}
+
+// panelBuilt reports whether the operators' page is in this program.
+func (a *App) panelBuilt() bool { return a.opt.Panel != nil || adminui.Files() != nil }
+
+// panelURL is where the operators' page is, "" while it is not served.
+func (a *App) panelURL() string {
+	s := a.settings.Current()
+	if !a.panelBuilt() || !s.Bool(settings.AdminWebEnabled) {
+		return ""
+	}
+	return a.origin() + s.Text(settings.AdminWebPath) + "/"
 }
 
 // configuredToken is the admin token of environment or file, "disabled", or ""
@@ -404,7 +418,7 @@ func (a *App) adminToken(rotate bool) (ops.AdminToken, error) {
 	if err != nil {
 		return ops.AdminToken{}, err
 	}
-	return ops.AdminToken{Token: token, APIURL: a.apiURL()}, nil
+	return ops.AdminToken{Token: token, APIURL: a.apiURL(), PanelURL: a.panelURL()}, nil
 }
 
 // register makes an account for the invite page.

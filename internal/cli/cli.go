@@ -5,6 +5,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -558,12 +559,10 @@ func (s *shell) adminToken() *cobra.Command {
 	return c
 }
 
-// panel is the operators' web page for any server. What follows the # stays in the
-// browser.
-const panel = "https://admin.madmail.chat/#"
-
-// panelLink opens the panel, logged in.
+// panelLink opens the operators' page, logged in: that of the server, or the one for
+// any server. What follows the # stays in the browser.
 func panelLink(t ops.AdminToken) string {
+	panel := cmp.Or(t.PanelURL, "https://admin.madmail.chat/") + "#"
 	b, err := json.Marshal(map[string]string{"u": t.APIURL, "t": t.Token})
 	if err != nil {
 		return panel // cannot be: these are strings

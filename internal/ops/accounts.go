@@ -169,6 +169,8 @@ type Reloaded struct {
 type AdminToken struct {
 	Token  string `json:"token"`
 	APIURL string `json:"api_url"`
+	// PanelURL is where this server has the operators' page, "" for nowhere.
+	PanelURL string `json:"panel_url,omitempty"`
 }
 
 // User names an account.
