@@ -2,8 +2,10 @@ package adminrpc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -50,10 +52,27 @@ func (c *call) read(out any) error {
 	if len(bytes.TrimSpace(c.body)) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(c.body, out); err != nil {
-		return fault.Newf(fault.Invalid, "invalid body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	return misread(json.Unmarshal(c.body, out))
+}
+
+// misread says what is wrong with a body in words that mean something to who sent it.
+func misread(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	text := strings.TrimPrefix(err.Error(), "json: ")
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		text = cmp.Or(wrong.Field, "it") + " cannot be of the JSON type " + wrong.Value
+	}
+	return fault.Newf(fault.Invalid, "invalid body: %s", text)
+}
+
+// listed is a list that is never null.
+func listed[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // do runs an action and returns its result, which is an R.
@@ -120,10 +139,7 @@ func part[T any](list []T, p pages, name func(T) string, orders map[string]func(
 	if p.Limit > 0 {
 		list = list[:min(p.Limit, len(list))]
 	}
-	if list == nil {
-		list = []T{}
-	}
-	return list, total, nil
+	return listed(list), total, nil
 }
 
 // clock prints a number of seconds as pages show it: "1d 2h 3m 4s".

@@ -20,6 +20,9 @@ func exchangers() []Method {
 		if err := c.read(&p); err != nil {
 			return p, err
 		}
+		if p.Interval != nil { // pages offer one second
+			*p.Interval = ops.NearestInterval(*p.Interval)
+		}
 		return p, required("name", p.Name)
 	}
 	return []Method{
@@ -79,7 +82,7 @@ func dkim(dns bool) func(ctx context.Context, c *call) (int, any, error) {
 	return func(ctx context.Context, c *call) (int, any, error) {
 		k, err := do[ops.DKIMKeys](ctx, c, "dkim.show", ops.DKIMSelect{})
 		if fault.Is(err, fault.NotFound) {
-			o := object{"selector": "", "domain": "", "dns_name": "", "dns_fqdn": "", "private_key_path": "", "txt_path": "", "txt": "",
+			o := object{"selector": "", "domain": "", "dns_name": "", "dns_fqdn": nil, "private_key_path": "", "txt_path": "", "txt": nil,
 				"key_present": false, "generated": false, "publishable": false, "reason": err.Error()}
 			if dns {
 				o["dns_checked"], o["dns_matched"], o["dns_txt"] = false, false, []string{}

@@ -3,6 +3,7 @@ package adminrpc
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -415,6 +416,11 @@ var queueActions = map[string]struct {
 	"purge_blobs_older": {"all", true, true, "messages of that age were removed"},
 }
 
+// purged is the reply to a removal. Pages show the message and nothing else.
+func purged(action, text string, n int) object {
+	return object{"action": action, "message": fmt.Sprintf("%s: %d", text, n), "deleted": n}
+}
+
 func queue() []Method {
 	return []Method{{Method: "POST", Doc: "Remove messages, or empty the queue to other servers.",
 		Request: "action (purge_user, purge_all, purge_read, purge_read_blobs, purge_older, purge_blobs, purge_blobs_older, purge_queue), username, retention",
@@ -425,7 +431,7 @@ func queue() []Method {
 			}
 			if p.Action == "purge_queue" {
 				r, err := do[ops.QueuePurged](ctx, c, "queue.purge", nil)
-				return reply(object{"action": p.Action, "message": "the queue was emptied", "deleted": r.Deleted}, err)
+				return reply(purged(p.Action, "the queue was emptied", r.Deleted), err)
 			}
 			a, ok := queueActions[p.Action]
 			if !ok {
@@ -446,7 +452,7 @@ func queue() []Method {
 				q.Older = p.Retention
 			}
 			r, err := do[ops.Purged](ctx, c, "mail.purge", q)
-			return reply(object{"action": p.Action, "message": a.text, "deleted": r.Deleted}, err)
+			return reply(purged(p.Action, a.text, r.Deleted), err)
 		}}}
 }
 

@@ -225,7 +225,7 @@ func reload(ctx context.Context, c *call) (int, any, error) {
 	if p.Wait {
 		word = "reloaded"
 	}
-	return http.StatusOK, object{"status": word, "message": "configuration and certificates were read again; sessions stay", "changes": r.Changes, "restart_needed": r.Restart}, nil
+	return http.StatusOK, object{"status": word, "message": "configuration and certificates were read again; sessions stay", "changes": listed(r.Changes), "restart_needed": listed(r.Restart)}, nil
 }
 
 func cacheReload(ctx context.Context, c *call) (int, any, error) {

@@ -251,6 +251,10 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 	for name, k := range switchFields {
 		o[name] = word(effective(all[k]))
 	}
+	// Of these pages read true and false.
+	for name, k := range map[string]settings.Key{"shared_port_imap": settings.SharedPortIMAP, "shared_port_smtp": settings.SharedPortSMTP} {
+		o[name] = isOn(all[k])
+	}
 	for name, k := range accessFields {
 		o[name] = map[bool]string{true: "local", false: "public"}[isOn(all[k])]
 	}
@@ -273,6 +277,14 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 			o[e.Name()] = v
 		}
 	}
+	// Pages write these two into login links, as ports for TLS, and those for TLS where
+	// there is nothing. They are for STARTTLS: unless somebody set one, nothing it is.
+	for _, name := range []string{"imap_port", "submission_port"} {
+		if v, ok := o[name].(value); ok && !v.IsSet {
+			v.Value = ""
+			o[name] = v
+		}
+	}
 	return o, nil
 }
 
@@ -280,15 +292,18 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 // counts; but a secret of the file stays there.
 func shape(s ops.Setting) value {
 	v := value{Key: s.Key, Value: s.Value, IsSet: s.IsSet}
+	if s.Kind == "list" { // pages show it in a field of one line
+		v.Value = strings.ReplaceAll(v.Value, "\n", ",")
+	}
 	if s.Secret && !s.IsSet || s.Kind == "port" && v.Value == "0" {
 		v.Value = ""
 	}
 	return v
 }
 
-// both are settings that one predecessor had as a value and the other as a
+// both are settings that some earlier versions had as a value and others as a
 // switch: pages of either kind are served.
-var both = map[settings.Key]bool{settings.TokenRequired: true, settings.AllowRemoteRcpt: true}
+var both = map[settings.Key]bool{settings.TokenRequired: true, settings.AllowRemoteRcpt: true, settings.SharedPortIMAP: true, settings.SharedPortSMTP: true}
 
 // settingResources gives every setting of the catalogue a resource.
 func settingResources() (list []Resource) {
@@ -323,13 +338,14 @@ func withStatus(e settings.Entry, v value, s ops.Setting) any {
 	if !both[e.Key] {
 		return v
 	}
-	return object{"key": v.Key, "value": v.Value, "is_set": v.IsSet, "restart_required": v.RestartRequired, "status": word(isOn(s))}
+	return object{"key": v.Key, "value": v.Value, "is_set": v.IsSet, "restart_required": v.RestartRequired, "status": word(isOn(s)), "enabled": isOn(s)}
 }
 
 func postSetting(ctx context.Context, c *call, e settings.Entry) (any, error) {
 	var p struct {
-		Action string          `json:"action"`
-		Value  json.RawMessage `json:"value"`
+		Action  string          `json:"action"`
+		Value   json.RawMessage `json:"value"`
+		Enabled *bool           `json:"enabled"` // of what pages show as a switch
 	}
 	if err := c.read(&p); err != nil {
 		return nil, err
@@ -338,10 +354,17 @@ func postSetting(ctx context.Context, c *call, e settings.Entry) (any, error) {
 	switch a := strings.ToLower(p.Action); {
 	case both[e.Key] && (a == "enable" || a == "disable"):
 		p.Action, text = "set", strconv.FormatBool(a == "enable")
+	case both[e.Key] && a == "" && p.Enabled != nil:
+		p.Action, text = "set", strconv.FormatBool(*p.Enabled)
 	case a == "set" || a == "reset":
 		p.Action = a
 	default:
 		return nil, fault.Newf(fault.Invalid, "invalid action: %.40s (expected set|reset)", p.Action)
+	}
+	if e.Key == settings.AdminPath {
+		if err := pathLeads(ctx, c, p.Action == "reset"); err != nil {
+			return nil, err
+		}
 	}
 	later := e.Effect != settings.Live
 	if p.Action == "reset" {
@@ -383,6 +406,23 @@ func postSetting(ctx context.Context, c *call, e settings.Entry) (any, error) {
 	return withStatus(e, value{Key: string(e.Key), Value: s.Value, IsSet: true, RestartRequired: later}, s), nil
 }
 
+// pathLeads refuses a change of the admin path after which pages would look where
+// nothing is: they move to a new path whatever beats it, and after a reset to the
+// built-in one whatever the file says.
+func pathLeads(ctx context.Context, c *call, reset bool) error {
+	s, err := get(ctx, c, settings.AdminPath)
+	switch {
+	case err != nil:
+		return err
+	case s.Source == settings.FromEnv.String():
+		return fault.Newf(fault.Invalid, "the variable %s names the path of the admin API", s.Env)
+	case reset && s.Unstored != s.Default:
+		return fault.WithHint(fault.Newf(fault.Invalid, "the configuration names %s, and pages look at %s after a reset", s.Unstored, s.Default),
+			"set it to "+s.Unstored+", or: madmail settings reset admin_path")
+	}
+	return nil
+}
+
 // scalar is a JSON string, number or bool as text; anything else is "".
 func scalar(raw json.RawMessage) string {
 	var v any
@@ -419,6 +459,8 @@ func checked(e settings.Entry, text string) (string, error) {
 		if text != "starttls" && text != "ssl" && text != "default" {
 			return "", fault.New(fault.Invalid, "invalid dclogin security mode: expected starttls|ssl|default")
 		}
+	case e.Kind == settings.List:
+		text = strings.NewReplacer("\r\n", ",", "\n", ",", "\r", ",").Replace(text)
 	case strings.ContainsAny(text, "\x00\r\n"):
 		return "", fault.New(fault.Invalid, "value contains disallowed characters")
 	case e.Key == settings.SMTPHostname || e.Key == settings.AdminPath || e.Key == settings.AdminWebPath:

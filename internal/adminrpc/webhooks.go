@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 
 	"madmail/internal/fault"
 	"madmail/internal/ops"
@@ -58,8 +57,5 @@ func (c *call) readExactly(out any) error {
 			err = errors.New("more than one value")
 		}
 	}
-	if err != nil {
-		return fault.Newf(fault.Invalid, "invalid body: %s", strings.TrimPrefix(err.Error(), "json: "))
-	}
-	return nil
+	return misread(err)
 }

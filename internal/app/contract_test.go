@@ -130,6 +130,9 @@ func formSettings() string {
 	for _, name := range pageSwitches {
 		fmt.Fprintf(&b, `,%q:"enabled|disabled"`, name)
 	}
+	for _, name := range []string{"shared_port_imap", "shared_port_smtp"} {
+		fmt.Fprintf(&b, `,%q:"b"`, name)
+	}
 	for _, name := range pageAccess {
 		fmt.Fprintf(&b, `,%q:"public|local"`, name)
 	}
@@ -318,7 +321,7 @@ func TestTheContractOfPages(t *testing.T) {
 			list = append(list, asked{"POST", "/admin/" + name, `{"action":"enable"}`, 200, strings.Replace(formSwitch, "enabled|disabled", "enabled", 1)})
 		}
 	}
-	for _, name := range slices.Concat(pagePorts, pageValues, pageLocal, []string{"registration_token_required", "allow_inbound_remote_rcpt"}) {
+	for _, name := range slices.Concat(pagePorts, pageValues, pageLocal, []string{"registration_token_required", "allow_inbound_remote_rcpt", "shared_port_imap", "shared_port_smtp"}) {
 		list = append(list, asked{"GET", "/admin/settings/" + name, `{}`, 200, strings.Replace(formSV, `"key":"S"`, `"key":"__`+strings.ToUpper(name)+`__"`, 1)},
 			asked{"POST", "/admin/settings/" + name, `{"action":"set"}`, 400, ``}, asked{"POST", "/admin/settings/" + name, `{"action":"change","value":"1"}`, 400, ``})
 		if strings.HasSuffix(name, "_port") {

@@ -53,6 +53,15 @@ func (d *Desk) exchangers(context.Context, none) (map[string][]Exchanger, error)
 	return map[string][]Exchanger{"exchangers": list}, nil
 }
 
+// NearestInterval returns the nearest number of seconds at which an exchanger can be
+// asked; 0 stays, which is the usual one.
+func NearestInterval(n int64) int64 {
+	if n == 0 {
+		return 0
+	}
+	return min(max(n, int64(exchange.MinInterval/time.Second)), int64(exchange.MaxInterval/time.Second))
+}
+
 // seconds is an interval of at most a day, or what check will refuse.
 func seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, -1), 1<<30)) * time.Second
