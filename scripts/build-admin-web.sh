@@ -26,4 +26,19 @@ fi
 mkdir -p "$dest"
 find "$dest" -mindepth 1 ! -name README -delete
 cp -R "$sources/build/." "$dest/"
+# The page asks for this file whether there is a newer one than that which runs.
+version=
+while IFS= read -r line || [ -n "$line" ]; do
+	case $line in
+	*'"version"'*:*'"'*'"'*)
+		line=${line#*\"version\"*\"}
+		version=${line%%\"*}
+		break
+		;;
+	esac
+done <"$sources/package.json"
+case $version in
+'' | *[!0-9A-Za-z.+-]*) ;;
+*) printf '{"version":"%s"}\n' "$version" >"$dest/version.json" ;;
+esac
 echo "build-admin-web: the page is in $dest; make build embeds it"

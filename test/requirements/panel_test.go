@@ -103,7 +103,7 @@ func TestREQ18ThePanelIsBuiltIn(t *testing.T) {
 	if out, err := make("", sources); err == nil || !strings.Contains(out, "no sources") || !strings.Contains(out, "ADMIN_WEB=") {
 		t.Errorf("without sources: %v %s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(sources, "package.json"), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(sources, "package.json"), []byte("{\n\t\"name\": \"panel\",\n\t\"version\": \"1.30.0\"\n}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	usual := []string{"sh", "mkdir", "find", "cp"}
@@ -112,6 +112,11 @@ func TestREQ18ThePanelIsBuiltIn(t *testing.T) {
 	}
 	if out, err := make(tools(t, map[string]string{"npm": npm}, usual...), sources); err != nil {
 		t.Fatalf("%v %s", err, out)
+	}
+
+	// What the page compares itself with; else it offers an update for ever, or never.
+	if raw, err := os.ReadFile(filepath.Join(built, "version.json")); err != nil || string(raw) != "{\"version\":\"1.30.0\"}\n" {
+		t.Errorf("version.json: %q, %v", raw, err)
 	}
 
 	// Embedded as the target does, without writing into the sources of the program.
