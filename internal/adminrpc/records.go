@@ -494,6 +494,10 @@ func rules() []Method {
 				return 0, nil, err
 			}
 			r, err := do[ops.FederationChange](ctx, c, "federation.remove", p)
+			if fault.Is(err, fault.NotFound) { // it is gone, as it should be
+				f, err := do[ops.FederationRules](ctx, c, "federation.list", nil)
+				return reply(object{"domain": p.Domain, "remaining": len(f.Rules)}, err)
+			}
 			return reply(object{"domain": r.Domain, "remaining": r.Remaining}, err)
 		}},
 	}
@@ -529,6 +533,10 @@ func dismissals() []Method {
 				return 0, nil, err
 			}
 			r, err := do[ops.FederationChange](ctx, c, "federation.undismiss", p)
+			if fault.Is(err, fault.NotFound) {
+				all, err := do[ops.Dismissals](ctx, c, "federation.dismiss-list", nil)
+				return reply(object{"domain": p.Domain, "remaining": len(all.Domains)}, err)
+			}
 			return reply(object{"domain": r.Domain, "remaining": r.Remaining}, err)
 		}},
 	}

@@ -108,12 +108,13 @@ func summary(list []ops.Traffic) (o object, outbound int64) {
 		outbound += p.Delivered
 		queued += p.Queued
 		failed += p.Failed
-		if p.Delivered > 0 {
+		if p.MeanLatency > 0 {
 			means += p.MeanLatency
 			measured++
 		}
 		good := p.OverHTTP + p.OverTLS + p.OverSMTP
 		switch {
+		case good+p.Failed+p.Inbound+p.Delivered == 0: // mail waits for it, and that is all
 		case p.Failed == 0:
 			health["perfect"]++
 		case float64(good) < 0.3*float64(good+p.Failed):

@@ -263,6 +263,8 @@ func TestTheContractOfPages(t *testing.T) {
 		{"POST", "/admin/federation/rules", `{"domain":"[192.0.2.9]"}`, 200, `{"domain":"S","total":"i"}`},
 		{"GET", "/admin/federation/rules", `{}`, 200, `{"rules":[` + rules + `],"total":"i"}`},
 		{"DELETE", "/admin/federation/rules", `{"domain":"192.0.2.9"}`, 200, `{"domain":"S","remaining":"i"}`},
+		{"DELETE", "/admin/federation/rules", `{"domain":"192.0.2.9"}`, 200, `{"domain":"192.0.2.9","remaining":"i"}`},
+		{"DELETE", "/admin/federation/silent-dismiss", `{"domain":"never.example"}`, 200, `{"domain":"never.example","remaining":"i"}`},
 		{"POST", "/admin/federation/silent-dismiss", `{"domain":"gone.example"}`, 200, `{"domain":"S","total":"i"}`},
 		{"GET", "/admin/federation/silent-dismiss", `{}`, 200, `{"domains":["S"],"total":"i"}`},
 		{"DELETE", "/admin/federation/silent-dismiss", `{"domain":"gone.example"}`, 200, `{"domain":"S","remaining":"i"}`},
