@@ -45,6 +45,7 @@ type call struct {
 	s        *Server
 	resource string
 	body     json.RawMessage
+	by       arrival
 }
 
 // read decodes the body into out. Nothing at all is as good as {}.

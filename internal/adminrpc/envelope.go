@@ -191,7 +191,23 @@ func (s *Server) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if !s.authorised(r, q.Headers) {
 		return refusal(http.StatusUnauthorized, "", "unauthorized")
 	}
-	return s.perform(ctx, q, only)
+	return s.perform(ctx, q, only, arrivalOf(r))
+}
+
+// arrival is the port by which a request came, and whether it is that of HTTPS.
+type arrival struct {
+	port   string // "" where that is not known
+	secure bool
+}
+
+func arrivalOf(r *http.Request) (d arrival) {
+	d.secure = r.TLS != nil
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if _, port, err := net.SplitHostPort(at.String()); err == nil && port != "0" {
+			d.port = port
+		}
+	}
+	return d
 }
 
 // read takes the envelope in. Only who shows the token may send much, and only
@@ -304,7 +320,7 @@ func (s *Server) authorised(r *http.Request, headers map[string]string) bool {
 }
 
 // perform does what an authorised request asks. A panic ends the request.
-func (s *Server) perform(ctx context.Context, q request, only []string) (reply Reply) {
+func (s *Server) perform(ctx context.Context, q request, only []string, by arrival) (reply Reply) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.Logger.Error("an admin request panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -322,7 +338,7 @@ func (s *Server) perform(ctx context.Context, q request, only []string) (reply R
 	if !ok {
 		return refusal(http.StatusMethodNotAllowed, q.Resource, fmt.Sprintf("method %.20s is not allowed on %s", q.Method, q.Resource))
 	}
-	status, body, err := m.run(ctx, &call{s: s, resource: q.Resource, body: q.Body})
+	status, body, err := m.run(ctx, &call{s: s, resource: q.Resource, body: q.Body, by: by})
 	if err != nil && status < http.StatusBadRequest { // else it says more than the kind
 		status = statusOf(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -274,6 +275,9 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 		}
 		if v, ok := o[e.Name()].(value); ok && !v.IsSet && p.Bound {
 			v.Value = p.Port
+			if v.IsSet, err = left(ctx, c, e.Key, p.Port); err != nil {
+				return nil, err
+			}
 			o[e.Name()] = v
 		}
 	}
@@ -286,6 +290,18 @@ func settingsOfServer(ctx context.Context, c *call) (object, error) {
 		}
 	}
 	return o, nil
+}
+
+// left reports whether a request came by a port that was closed since, while its
+// connection lives on, and that port is the one for it now. Pages go on asking there
+// after they reset the port; they follow to one that is set, and to no other.
+func left(ctx context.Context, c *call, k settings.Key, port string) (bool, error) {
+	own := k == settings.HTTPPort && !c.by.secure || k == settings.HTTPSPort && c.by.secure
+	if !own || c.by.port == "" || c.by.port == port {
+		return false, nil
+	}
+	b, err := do[ops.Bound](ctx, c, "ports.bound", nil)
+	return !slices.ContainsFunc(b.Listeners, func(l ops.Listener) bool { return l.Proto == "tcp" && strconv.Itoa(l.Port) == c.by.port }), err
 }
 
 // shape is a setting as pages read it. What is not set shows the value that

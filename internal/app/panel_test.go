@@ -3,11 +3,13 @@
 package app
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -441,5 +443,52 @@ func TestTheLoginLinkLeadsToOurPage(t *testing.T) {
 	resp.Body.Close()
 	if to := resp.Header.Get("Location"); resp.StatusCode != http.StatusPermanentRedirect || to != "/desk/?madmail_u=a&madmail_t=b" {
 		t.Errorf("%d %s", resp.StatusCode, to)
+	}
+}
+
+// TestThePageFollowsAPortThatIsReset: it goes on asking at the one that was set, over the
+// connections that it has, and follows to a port that is set only.
+func TestThePageFollowsAPortThatIsReset(t *testing.T) {
+	for scheme, name := range map[string]string{"http": "http", "https": "http_tls"} {
+		h := newHouse(t)
+		h.start()
+		setting := scheme + "_port"
+		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+		defer tr.CloseIdleConnections()
+		c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+		ask := func(port int, method, resource, body string) map[string]any {
+			t.Helper()
+			resp, err := c.Post(fmt.Sprintf("%s://127.0.0.1:%d/api/admin", scheme, port), "application/json",
+				strings.NewReader(fmt.Sprintf(`{"method":%q,"resource":%q,"headers":{"Authorization":"Bearer %s"},"body":%s}`, method, resource, h.token(), body)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var e envelope
+			if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error != nil {
+				t.Fatalf("%s: %+v, %v", resource, e, err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil { // else the connection is not used again
+				t.Fatal(err)
+			}
+			return e.fields(t)
+		}
+		own := h.ports[name]
+		told := func(port int) any { return ask(port, "GET", "/admin/settings", `{}`)[setting] }
+		ask(own, "POST", "/admin/settings/"+setting, fmt.Sprintf(`{"action":"set","value":%d}`, h.spare))
+		ask(h.spare, "POST", "/admin/reload", `{}`)
+		ask(h.spare, "POST", "/admin/settings/"+setting, `{"action":"reset"}`)
+		want := map[string]any{"key": "__" + strings.ToUpper(setting) + "__", "value": fmt.Sprint(own), "is_set": true, "restart_required": false}
+		if got := told(h.spare); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, where it was: %v", scheme, got)
+		}
+		if got := ask(h.spare, "GET", "/admin/overview", `{}`)["settings"].(map[string]any)[setting]; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, where it was: %v", scheme, got)
+		}
+		want["is_set"] = false
+		tr.CloseIdleConnections()
+		if got := told(own); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s, where it is: %v", scheme, got)
+		}
 	}
 }
