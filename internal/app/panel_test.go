@@ -347,7 +347,7 @@ func TestWhatThePageSendsIsUnderstood(t *testing.T) {
 	h := newHouse(t)
 	h.start()
 	// The form of exchangers offers one second.
-	for interval, want := range map[string]float64{"1": 5, "60": 60, "999999": 86400} {
+	for interval, want := range map[string]float64{"-1": 60, "0": 60, "1": 5, "90": 90, "999999": 86400} {
 		m := h.admin("POST", "/admin/exchangers", `{"name":"relief","url":"https://127.0.0.1:1/me/full","poll_interval":`+interval+`}`).fields(t)
 		if m["poll_interval"] != want {
 			t.Errorf("every %s s: %v", interval, m)

@@ -54,10 +54,10 @@ func (d *Desk) exchangers(context.Context, none) (map[string][]Exchanger, error)
 }
 
 // NearestInterval returns the nearest number of seconds at which an exchanger can be
-// asked; 0 stays, which is the usual one.
+// asked, and the usual one for what is none.
 func NearestInterval(n int64) int64 {
-	if n == 0 {
-		return 0
+	if n <= 0 {
+		return int64(exchange.DefaultInterval / time.Second)
 	}
 	return min(max(n, int64(exchange.MinInterval/time.Second)), int64(exchange.MaxInterval/time.Second))
 }
