@@ -83,6 +83,22 @@ func conforms(at string, form, got any) (wrong []string) {
 	return nil
 }
 
+// compare checks the reply in raw against its form, and returns what it is.
+func compare(t *testing.T, at, text string, raw json.RawMessage) (got any) {
+	t.Helper()
+	var form any
+	if err := json.Unmarshal([]byte(text), &form); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range conforms(at, form, got) {
+		t.Error(w)
+	}
+	return got
+}
+
 // Forms that stand in several replies.
 const (
 	formSV      = `{"key":"S","value":"s","is_set":"b","restart_required":"b"}`
@@ -362,16 +378,7 @@ func TestTheContractOfPages(t *testing.T) {
 			}
 			continue
 		}
-		var form, got any
-		if err := json.Unmarshal([]byte(c.form), &form); err != nil {
-			t.Fatalf("%s: %v", c.form, err)
-		}
-		if err := json.Unmarshal(e.Body, &got); err != nil {
-			t.Fatal(err)
-		}
-		for _, w := range conforms(at+" "+c.body, form, got) {
-			t.Error(w)
-		}
+		compare(t, at+" "+c.body, c.form, e.Body)
 	}
 	// What the list does not ask would change without anybody noticing.
 	for _, r := range adminrpc.Resources() {
