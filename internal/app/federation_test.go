@@ -362,8 +362,11 @@ func TestMailWithoutTLS(t *testing.T) {
 		t.Error(status, got)
 	}
 	h.must("settings.set", `{"name":"__FEDERATION_ENABLED__","value":"false"}`)
-	if status, _ := h.post("http", "carol@three.example", text, "bobbobbob@one.example"); status != 404 {
-		t.Error("federation is off:", status)
+	if status, got := h.post("http", "carol@three.example", text, "bobbobbob@one.example"); status != 403 || !strings.HasPrefix(got, "Forbidden") {
+		t.Error("federation is off:", status, got)
+	}
+	if got := h.mail("carol@three.example", text, "bobbobbob@one.example"); !strings.HasPrefix(got, "554 ") || !strings.Contains(got, "5.7.1 Federation policy rejection") {
+		t.Error("federation is off:", got)
 	}
 }
 

@@ -47,9 +47,20 @@ type origins struct{ a *App }
 // Takes implements delivery.Origins.
 func (o origins) Takes(from address.Domain) error {
 	if !o.a.fed.policy.Inbound(from) {
-		return fault.New(fault.Refused, "Federation policy rejection")
+		return unwanted{fault.New(fault.Refused, "Federation policy rejection")}
 	}
 	return nil
+}
+
+// unwanted refuses a sender's domain: that is about the whole message, also where a
+// recipient is the first chance to say it.
+type unwanted struct{ error }
+
+func (u unwanted) Unwrap() error { return u.error }
+
+// SMTPReply is what the SMTP door answers.
+func (u unwanted) SMTPReply() (code int, enhanced, text string) {
+	return 554, "5.7.1", fault.UserText(u.error)
 }
 
 // Prove implements delivery.Origins.
@@ -283,7 +294,7 @@ func (a *App) plainHTTP(from address.Domain) bool {
 
 // route takes requests out of the site's hands.
 func (a *App) route(r *http.Request) http.Handler {
-	if p := r.URL.Path; (p == mxdeliv.Path || p == mxdeliv.Path+"/") && a.settings.Current().Bool(settings.FederationEnabled) {
+	if p := r.URL.Path; p == mxdeliv.Path || p == mxdeliv.Path+"/" {
 		a.asked[askedFederation].Add(1)
 		return a.fed.inbound
 	}
