@@ -41,7 +41,11 @@ func (d *DB) adopt(ctx context.Context, all []migration, present map[string]stri
 	if err := d.complete(ctx, all, present); err != nil {
 		return err
 	}
-	for _, k := range uniqueKeys {
+	keys := uniqueKeys
+	if d.origin == FromV1 { // one build of it rewrote its file with CREATE TABLE AS, which drops all keys
+		keys = append(slices.Clone(keys), [2]string{"passwords", "key"})
+	}
+	for _, k := range keys {
 		if err := d.makeUnique(ctx, k[0], k[1]); err != nil {
 			return err
 		}

@@ -352,6 +352,8 @@ func TestTimesOfAllPredecessorsAreRead(t *testing.T) {
 	forms := []any{
 		"2024-05-06 07:08:09", "2024-05-06T07:08:09Z", "2024-05-06T09:08:09.123456789+02:00",
 		"2024-05-06 09:08:09.123+02:00", "2024-05-06 07:08:09.5 +0000 UTC", want.Unix(), At(want),
+		// What time.Time.String says in Tehran, and of a time that was just measured.
+		"2024-05-06 10:38:09.123456789 +0330 +0330", "2024-05-06 10:38:09 +0330 +0330 m=+12.345678901", "2024-05-06 09:08:09.5 +0200 CEST m=+0.1",
 	}
 	for i, f := range forms {
 		err := d.Write(t.Context(), func(ctx context.Context, tx *Tx) error {

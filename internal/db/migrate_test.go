@@ -289,3 +289,29 @@ func TestADatabaseOfTheFirstPredecessorKeepsItsLayout(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// One build of the first predecessor kept its database in memory and wrote it out with
+// CREATE TABLE AS: columns and rows are there, keys are not.
+func TestADatabaseWithoutKeysGetsThem(t *testing.T) {
+	dir := t.TempDir()
+	must(t, raw(t, filepath.Join(dir, FileName)),
+		"CREATE TABLE passwords (key TEXT, value TEXT)",
+		"INSERT INTO passwords VALUES ('a@example.org', 'old'), ('a@example.org', 'new'), ('__LOG_DISABLED__', 'true')",
+		"CREATE TABLE exchangers (name TEXT, url TEXT, enabled NUM, poll_interval INT, last_poll_at NUM, created_at NUM, updated_at NUM)",
+		"INSERT INTO exchangers VALUES ('x', 'http://192.0.2.1/mxdeliv', 1, 60, '0001-01-01 00:00:00 +0000 UTC', '2024-05-06 10:38:09.1 +0330 +0330 m=+1.5', NULL)",
+	)
+	d := open(t, Options{StateDir: dir})
+	err := d.Write(t.Context(), func(ctx context.Context, tx *Tx) error {
+		_, err := tx.Exec(ctx, "INSERT INTO passwords (key, value) VALUES ('__LOG_DISABLED__', 'false') ON CONFLICT (key) DO UPDATE SET value = excluded.value")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, d, "SELECT count(*) FROM passwords WHERE key = 'a@example.org' AND value = 'new' OR key = '__LOG_DISABLED__' AND value = 'false'"); n != 2 {
+		t.Errorf("%d rows are as they should be", n)
+	}
+	if n := count(t, d, "SELECT count(*) FROM passwords"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}

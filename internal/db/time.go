@@ -10,7 +10,7 @@ import (
 
 // Time is a stored text time. It is written as "YYYY-MM-DD HH:MM:SS" in UTC,
 // which sorts as text, and read in any form that a predecessor wrote: that
-// one, RFC 3339 with fraction and offset, unix seconds, NULL.
+// one, RFC 3339 with fraction and offset, time.Time.String, unix seconds, NULL.
 type Time struct {
 	time.Time
 	Valid bool // false for NULL and for text that is no time
@@ -29,7 +29,7 @@ func (t Time) Value() (driver.Value, error) {
 
 var timeForms = []string{
 	time.DateTime, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999-07:00",
-	time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999 -0700 MST", time.DateOnly,
+	time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999 -0700", time.DateOnly,
 }
 
 // Scan implements sql.Scanner. Text that is no time reads as not valid: one
@@ -54,6 +54,12 @@ func (t *Time) Scan(src any) error {
 
 func (t *Time) parse(s string) {
 	s = strings.TrimSpace(s)
+	// What String adds says nothing more, and a zone whose name is its offset, as in
+	// "+0330 +0330", is none that time.Parse knows.
+	s, _, _ = strings.Cut(s, " m=")
+	if w := strings.Fields(s); len(w) == 4 {
+		s = strings.Join(w[:3], " ")
+	}
 	for _, form := range timeForms {
 		if v, err := time.Parse(form, s); err == nil {
 			*t = At(v)
