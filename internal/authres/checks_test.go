@@ -68,7 +68,7 @@ func action(t *testing.T, s string) verdict.Action {
 	return a
 }
 
-// TestSPFIsEvaluatedAndObeyed: results by record, and the actions of the first version.
+// TestSPFIsEvaluatedAndObeyed: results by record, and what is done about them.
 func TestSPFIsEvaluatedAndObeyed(t *testing.T) {
 	usual := map[string]verdict.Action{"fail": {Do: verdict.Quarantine}, "permerror": {Do: verdict.Reject}, "temperror": {Do: verdict.Reject}}
 	for _, x := range []struct{ ip, helo, sender, result, outcome string }{

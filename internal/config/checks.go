@@ -10,7 +10,8 @@ type Checks struct {
 	TLS, MX, Reverse            verdict.Action
 }
 
-// Checks returns them. Where nothing is configured nothing is looked at.
+// Checks returns them. Where nothing is configured nothing is looked at. Actions that are
+// not written are those that the first version took, not those of its manual.
 func (c *Config) Checks() Checks {
 	action := func(text, usual string) verdict.Action {
 		if text == "" {
@@ -27,7 +28,7 @@ func (c *Config) Checks() Checks {
 	if c.SPF {
 		k.SPF = map[string]verdict.Action{
 			"none": action(c.SPFNone, "ignore"), "neutral": action(c.SPFNeutral, "ignore"), "fail": action(c.SPFFail, "quarantine"),
-			"softfail": action(c.SPFSoftFail, "ignore"), "permerror": action(c.SPFPermError, "reject"), "temperror": action(c.SPFTempError, "reject"),
+			"softfail": action(c.SPFSoftFail, "ignore"), "permerror": action(c.SPFPermError, "ignore"), "temperror": action(c.SPFTempError, "ignore"),
 		}
 	}
 	return k
