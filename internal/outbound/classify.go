@@ -45,6 +45,9 @@ func ClassifyHTTP(host string, status int, body []byte, after string, now time.T
 		o.Reply = withText(o.Reply, body)
 	case status == http.StatusRequestEntityTooLarge:
 		o.Result, o.Status, o.TooBig = Doubtful, "5.3.4", true
+	case status == http.StatusNotFound && strings.HasPrefix(string(body), noRecipients):
+		o = o.failed("5.1.1")
+		o.Reply = withText(o.Reply, body)
 	case status == http.StatusNotFound, status == http.StatusGone:
 		o = o.failed("5.3.2")
 		o.NoService = true
@@ -57,6 +60,10 @@ func ClassifyHTTP(host string, status int, body []byte, after string, now time.T
 	}
 	return o
 }
+
+// noRecipients is what the first version says of recipients that it does not have, or
+// could not look up: the service is there, and SMTP decides.
+const noRecipients = "No valid recipients"
 
 func (o Outcome) failed(status string) Outcome {
 	o.Result, o.Status = Failed, status

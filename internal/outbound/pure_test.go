@@ -51,6 +51,8 @@ func TestEveryHTTPAnswerHasAMeaning(t *testing.T) {
 		{403, "<html><h1>no</h1>", "", Outcome{Result: Doubtful, Status: "5.7.1"}, "HTTP 403 Forbidden"},
 		{404, "404 page not found", "", Outcome{Result: Failed, Status: "5.3.2", NoService: true}, ""},
 		{410, "", "", Outcome{Result: Failed, Status: "5.3.2", NoService: true}, ""},
+		// The first version, whose service is there.
+		{404, "No valid recipients\n", "", Outcome{Result: Failed, Status: "5.1.1"}, "HTTP 404 Not Found: No valid recipients"},
 		{408, "", "", Outcome{Result: Failed, Status: "4.3.0"}, ""},
 		{413, "", "", Outcome{Result: Doubtful, Status: "5.3.4", TooBig: true}, ""},
 		{429, "", "120", Outcome{Result: Failed, Status: "4.3.0", After: 2 * time.Minute}, ""},
