@@ -211,6 +211,17 @@ func (d Domain) Host() string {
 	return string(d)
 }
 
+// Untagged returns a without what stands behind the last plus of its local part, and
+// whether there was such a tag (RFC 5233 section 1).
+func (a Addr) Untagged() (Addr, bool) {
+	i := strings.LastIndexByte(a.local, '+')
+	if i <= 0 || i == len(a.local)-1 {
+		return a, false
+	}
+	b, err := New(a.local[:i], a.domain)
+	return b, err == nil
+}
+
 // IsZero reports whether a is the null reverse-path.
 func (a Addr) IsZero() bool { return a.local == "" }
 

@@ -459,7 +459,7 @@ func (a *App) openFlows(ctx context.Context) error {
 	var err error
 	a.intake, err = delivery.New(delivery.Options{
 		Store: a.store, Quota: a.quota, Accounts: a.accounts, Local: a.domains.IsLocal,
-		MaxSize: a.maxSize, Form: a.form, Junk: func() string { return a.conf.Load().JunkMailbox }, AppendLimit: a.accounts.AppendLimit, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Full: a.full, Logger: a.Log.Logger("delivery"),
+		MaxSize: a.maxSize, Form: a.form, Junk: func() string { return a.conf.Load().JunkMailbox }, AppendLimit: a.accounts.AppendLimit, Tags: func() bool { return a.conf.Load().StripPlusTags }, NoSecureJoin: func() bool { return !a.settings.Current().Bool(settings.ClearSecureJoin) }, Outgoing: &a.fed, Origins: origins{a}, Delivered: func(to address.Addr) { a.push.Notify(to) }, Full: a.full, Logger: a.Log.Logger("delivery"),
 	})
 	if err != nil {
 		return err

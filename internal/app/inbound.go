@@ -274,7 +274,10 @@ func (a *App) openInbound() (err error) {
 }
 
 // reads reports whether somebody reads mail for an address.
-func (a *App) reads(x address.Addr) bool { return a.accounts.Exists(x) && !a.accounts.Blocked(x) }
+func (a *App) reads(x address.Addr) bool {
+	x = a.intake.Reader(x)
+	return a.accounts.Exists(x) && !a.accounts.Blocked(x)
+}
 
 // fetched takes a message that an exchanger had for us.
 func (a *App) fetched(ctx context.Context, from address.Addr, to []address.Addr, size int64, r io.Reader) error {

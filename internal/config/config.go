@@ -144,6 +144,8 @@ type Config struct {
 	SharingDriver          string `toml:"sharing_driver" kind:"enum" of:"sqlite3 sqlite"`
 	SharingDSN             string `toml:"sharing_dsn"`
 	AllowInboundRemoteRcpt string `toml:"allow_inbound_remote_rcpt" kind:"bool" setting:"__ALLOW_INBOUND_REMOTE_RCPT__"`
+	AllowClearSecureJoin   string `toml:"allow_clear_securejoin" kind:"bool" setting:"__ALLOW_CLEAR_SECUREJOIN__"`
+	StripPlusTags          bool   `toml:"strip_plus_tags"`
 	DBDriver               string `toml:"db_driver" kind:"enum" of:"sqlite3 sqlite"`
 	DBDSN                  string `toml:"db_dsn"`
 	DBCacheSize            string `toml:"db_cache_size" kind:"pages"`

@@ -54,13 +54,13 @@ var modules = map[string]map[string]string{
 		"primary_domain": "primary_domain", "local_domains": "local_domains", "language": "language",
 	},
 	"auth.pass_table": {
-		"auto_create": "auth_auto_create", "jit_domain": "jit_domain", "table": shape, "driver": "db_driver", "dsn": "db_dsn", "settings_table": always,
+		"auto_create": "auth_auto_create", "jit_domain": "jit_domain", "table": shape, "driver": "db_driver", "dsn": "db_dsn", "settings_table": shape,
 	},
 	"storage.imapsql": {
 		"default_quota": "default_quota", "retention": "retention", "unused_account_retention": "unused_account_retention",
 		"appendlimit": "appendlimit", "mail_fsync": "mail_fsync", "blob_dedup": "blob_dedup",
 		"driver": shape, "dsn": shape, "auto_create": shape, "fsstore": shape, "msg_store": shape, "compression": shape, // where the mail of the first version lies
-		"settings_table": always, "junk_mailbox": "junk_mailbox", "disable_recent": always, "sqlite3_cache_size": "db_cache_size", "sqlite3_busy_timeout": "db_busy_timeout",
+		"settings_table": shape, "junk_mailbox": "junk_mailbox", "disable_recent": always, "sqlite3_cache_size": "db_cache_size", "sqlite3_busy_timeout": "db_busy_timeout",
 		"sqlite3_exclusive_lock": noUse, "imap_filter": noUse, "delivery_map": noUse, "delivery_normalize": always, "auth_map": noUse,
 		"auth_normalize": always, "auth_db": shape, "debug": shape,
 	},
@@ -124,6 +124,7 @@ func mailDirectives(prefix string) map[string]string {
 const (
 	noUseHint  = "madmail settings list shows what can be set"
 	alwaysHint = "it cannot be switched off"
+	elsewhere  = "settings are read from the table settings of the database of accounts; set them again, madmail settings list shows them"
 )
 
 // reasons say why a directive has no effect.
@@ -157,13 +158,16 @@ type legacy struct {
 	at        map[string]directive
 	local     []string // domains that routing treats as ours
 	loader    string   // what tls says about the certificate
+	read      func(string) ([]byte, error)
+	tables    []directive     // that settings_table names
+	seen      map[string]bool // chains of rewritten addresses
 }
 
 // ParseBlocks reads the block syntax of earlier versions. env gives the values of
 // {env:NAME}, read the files that are imported.
 func ParseBlocks(file string, data []byte, env func(string) string, read func(string) ([]byte, error)) (*Config, []Problem) {
 	list, macros, bad := parseBlocks(file, data, env, read)
-	l := &legacy{c: &Config{}, instances: make(map[string]string), named: make(map[string]directive), at: make(map[string]directive)}
+	l := &legacy{c: &Config{}, instances: make(map[string]string), named: make(map[string]directive), at: make(map[string]directive), read: read, seen: make(map[string]bool)}
 	if bad != nil {
 		return l.c, []Problem{*bad}
 	}
@@ -177,6 +181,7 @@ func ParseBlocks(file string, data []byte, env func(string) string, read func(st
 	for _, d := range list {
 		l.top(d)
 	}
+	l.settingsTables()
 	l.derive(macros, directive{file: file, line: 1})
 	if len(l.problems) == 0 {
 		at := func(key string) (string, int) {
@@ -411,6 +416,8 @@ func (l *legacy) shape(d directive, module string) {
 		l.tls(d, module)
 	case "table":
 		l.table(d)
+	case "settings_table":
+		l.tables = append(l.tables, d)
 	case "tls_client":
 		l.tlsClient(d)
 	case "conn_max_idle_time": // a number is seconds
@@ -643,7 +650,11 @@ func (l *legacy) order(x directive) {
 		if one {
 			l.put(x, "acme_email", x.args[0])
 		}
-	case "hostname", "agreed", "store_path": // hostname is the server's; who sets the mode agrees
+	case "hostname", "agreed", "store_path", "cache_dir": // hostname is the server's; who sets the mode agrees
+	case "listen":
+		if one {
+			l.put(x, "acme_http_listen", host(x.args[0]))
+		}
 	case "extra_names":
 		l.put(x, "acme_names", strings.Join(x.args, " "))
 	case "ca":
@@ -721,6 +732,89 @@ func (l *legacy) table(d directive) {
 	}
 }
 
+// settingsTables notes settings that lie where nobody looks for them: they are read from
+// the tables settings and passwords of the database of accounts.
+func (l *legacy) settingsTables() {
+	for _, d := range l.tables {
+		for _, x := range d.block {
+			away := false
+			switch x.name {
+			case "dsn":
+				away = l.c.DBDSN != "" && strings.Join(x.args, " ") != l.c.DBDSN
+			case "table_name":
+				away = !slices.Contains([]string{"settings", "passwords"}, strings.Join(x.args, " "))
+			}
+			if away {
+				l.note(x, "has no effect", elsewhere)
+			}
+		}
+	}
+}
+
+// The step of the installed files that takes a tag off an address.
+const (
+	tagPattern = `(.+)\+(.+)@(.+)`
+	tagResult  = "$1@$3"
+)
+
+// rewrite reads one step of how recipients are rewritten. Of regular expressions the one
+// that installers write is known, of other tables what they would say is not looked up.
+func (l *legacy) rewrite(x directive, step []string) {
+	if len(step) == 0 {
+		return
+	}
+	switch step[0] {
+	case "regexp":
+		if len(step) == 3 && step[1] == tagPattern && step[2] == tagResult {
+			l.put(x, "strip_plus_tags", "yes")
+		} else {
+			l.note(x, "has no effect", "of rewritten addresses only the tag behind a plus is known")
+		}
+	case "file":
+		if len(step) == 2 && l.says(step[1]) {
+			l.note(x, "has no effect: "+step[1]+" is not read", "there are no aliases; make an account for each name that is to get mail")
+		}
+	}
+}
+
+// rewrites reads what replace_rcpt names: a chain of steps, or one.
+func (l *legacy) rewrites(x directive) {
+	if len(x.args) == 0 || !strings.HasPrefix(x.args[0], "&") {
+		l.rewrite(x, x.args)
+		return
+	}
+	if l.seen[x.args[0]] {
+		return
+	}
+	l.seen[x.args[0]] = true
+	chain := l.named[x.args[0][1:]]
+	if chain.name != "table.chain" {
+		return
+	}
+	for _, y := range chain.block {
+		if y.name == "step" || y.name == "optional_step" {
+			l.rewrite(y, y.args)
+		}
+	}
+}
+
+// says reports whether a file of aliases has any.
+func (l *legacy) says(path string) bool {
+	if l.read == nil {
+		return false
+	}
+	data, err := l.read(path)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			return true
+		}
+	}
+	return false
+}
+
 // proxies reads from whom the PROXY protocol is believed.
 func (l *legacy) proxies(d directive) {
 	trusted := d.args
@@ -742,10 +836,11 @@ func (l *legacy) proxies(d directive) {
 	l.put(d, "proxy_protocol", strings.Join(trusted, " "))
 }
 
-// join reads whether the clear-text step of the old SecureJoin handshake may pass.
+// join reads whether the clear-text step of the old SecureJoin handshake may pass. It is
+// the same for every door: one that refuses it counts.
 func (l *legacy) join(d directive) {
 	if d.off() {
-		l.note(d, "is a setting", "run madmail settings set allow_clear_securejoin false")
+		l.put(d, "allow_clear_securejoin", "no")
 	}
 }
 
@@ -835,6 +930,9 @@ func (l *legacy) route(d directive, module string) {
 		case "reject":
 		case "replace_rcpt", "replace_sender":
 			l.references(x)
+			if x.name == "replace_rcpt" {
+				l.rewrites(x)
+			}
 		case "dkim":
 			l.signing(x)
 		case "deliver_to":

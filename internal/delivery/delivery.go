@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,9 @@ type Options struct {
 	// Junk, when not nil, is the name of the folder for mail that checks want set aside;
 	// "" is INBOX.
 	Junk func() string
+	// Tags, when not nil, says whether mail for a name with a tag that nobody has goes to
+	// whoever has the name without it.
+	Tags func() bool
 	// Outgoing is nil when there is no way to other domains.
 	Outgoing Outgoing
 	// Origins examines mail of other servers; nil takes them at their word.
@@ -218,10 +222,39 @@ func (s *Service) Accept(ctx context.Context, e *Envelope, r io.Reader) (Result,
 	return res, nil
 }
 
+// Reader returns who gets the mail for a recipient of ours: itself, as a rule.
+func (s *Service) Reader(to address.Addr) address.Addr {
+	if s.Tags == nil || s.Accounts.Exists(to) || !s.Tags() || !s.Local(to.Domain()) {
+		return to
+	}
+	if b, tagged := to.Untagged(); tagged && s.Accounts.Exists(b) {
+		return b
+	}
+	return to
+}
+
+// untagged returns e with those who get its mail as recipients, each once.
+func (s *Service) untagged(e *Envelope) *Envelope {
+	if !slices.ContainsFunc(e.To, func(a address.Addr) bool { return s.Reader(a) != a }) {
+		return e
+	}
+	c := *e
+	c.To = make([]address.Addr, 0, len(e.To))
+	named := make(map[address.Addr]bool, len(e.To))
+	for _, a := range e.To {
+		if b := s.Reader(a); !named[b] {
+			named[b] = true
+			c.To = append(c.To, b)
+		}
+	}
+	return &c
+}
+
 func (s *Service) accept(ctx context.Context, e *Envelope, r io.Reader) (Result, error) {
 	if len(e.To) == 0 {
 		return Result{}, fault.New(fault.Invalid, "No recipients")
 	}
+	e = s.untagged(e)
 	if rules[e.Via].foreign && s.Origins != nil {
 		return s.acceptForeign(ctx, e, r)
 	}

@@ -145,6 +145,28 @@ func TestAMessageReachesEveryRecipientThatExists(t *testing.T) {
 	}
 }
 
+// TestMailForATagGoesToTheNameBeforeIt, where the file of the first version wanted it,
+// and to nobody twice.
+func TestMailForATagGoesToTheNameBeforeIt(t *testing.T) {
+	h := build(t, "a@x.org", "b@x.org", "b+list@x.org", "!blocked@x.org")
+	for _, on := range []bool{false, true} {
+		h.Tags = func() bool { return on }
+		e := envelope(t, Federation, "f@y.org", "b+one+two@x.org", "b+one@x.org", "b@x.org", "b+list@x.org", "a+@x.org", "+a@x.org", "blocked+x@x.org", "gone+x@x.org")
+		if on { // b+one@x.org stands for b@x.org, which is named; b+one is nobody
+			e.To = append(e.To, addr(t, "a+news@x.org"))
+		}
+		res, err := h.Accept(t.Context(), e, strings.NewReader(sealed("f@y.org", 300)))
+		if want := map[bool]int{false: 2, true: 3}[on]; err != nil || res.Local != want {
+			t.Errorf("%v: %+v, %v; want %d copies", on, res, err, want)
+		}
+	}
+	for who, want := range map[string]int{"a@x.org": 1, "b@x.org": 2, "b+list@x.org": 2} {
+		if n := len(h.list(t, who)); n != want {
+			t.Errorf("%s has %d messages, want %d", who, n, want)
+		}
+	}
+}
+
 // TestEveryDoorAsksTheSameGate: each ingress gives each message the same verdict, but
 // for what the rules of direction say. Number 40 of the known failures passed whatever
 // had the words of PGP/MIME in it.
