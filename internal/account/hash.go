@@ -50,13 +50,14 @@ const (
 	formBcrypt
 	formSHA256Crypt
 	formSHA512Crypt
+	formPlain // the first version's "plain:", for tests; it is rewritten at the first login
 )
 
 // parsed is a stored hash that keeps to the bounds.
 type parsed struct {
 	form    form
 	salt    []byte
-	sum     []byte // of crypt forms: its text
+	sum     []byte // of crypt forms: its text; of plain: its SHA-256
 	time    uint32
 	memory  uint32
 	threads uint8
@@ -66,8 +67,13 @@ type parsed struct {
 
 // CheckHash reports whether text is a stored form that can be verified within
 // the bounds. Errors are fault.Invalid and do not repeat the text.
+//
+// A password in the clear is none, though rows that hold one are verified.
 func CheckHash(text string) error {
-	_, err := parseHash(text)
+	p, err := parseHash(text)
+	if err == nil && p.form == formPlain {
+		return errHash
+	}
 	return err
 }
 
@@ -91,6 +97,9 @@ func parseHash(text string) (parsed, error) {
 		return parseArgon2(rest)
 	case kind == "bcrypt":
 		return parseBcrypt(rest)
+	case kind == "plain" && rest != "":
+		sum := sha256.Sum256([]byte(rest)) // of one length, to be compared in constant time
+		return parsed{form: formPlain, sum: sum[:]}, nil
 	case strings.HasPrefix(text, "$2"):
 		return parseBcrypt(text)
 	case strings.HasPrefix(text, "$5$"):
@@ -167,7 +176,7 @@ func parseCrypt(f form, rest string, length int) (parsed, error) {
 }
 
 // slow reports whether matches takes milliseconds.
-func (p *parsed) slow() bool { return p.form != formSHA256 }
+func (p *parsed) slow() bool { return p.form != formSHA256 && p.form != formPlain }
 
 // matches compares in constant time.
 func (p *parsed) matches(password []byte) bool {
@@ -177,6 +186,9 @@ func (p *parsed) matches(password []byte) bool {
 		h.Write(p.salt)
 		h.Write(password)
 		return subtle.ConstantTimeCompare(h.Sum(make([]byte, 0, sha256.Size)), p.sum) == 1
+	case formPlain:
+		sum := sha256.Sum256(password)
+		return subtle.ConstantTimeCompare(sum[:], p.sum) == 1
 	case formArgon2:
 		sum := argon2.IDKey(password, p.salt, p.time, p.memory, p.threads, uint32(len(p.sum)))
 		return subtle.ConstantTimeCompare(sum, p.sum) == 1

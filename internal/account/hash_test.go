@@ -23,6 +23,7 @@ var vectors = []struct{ name, hash, password string }{
 	{"sha512-crypt", "$6$saltstring$uXKeUi4olDYi2J2NT4w4S/Tu4dcSxAntn0.gN61mXOwWuCvCegWxwzc4DEP8DurHm6CaiKlL8kKPSgKi6X5JT0", "correct-horse"},
 	{"sha512-crypt, Dovecot", "{SHA512-CRYPT}$6$saltstring$uXKeUi4olDYi2J2NT4w4S/Tu4dcSxAntn0.gN61mXOwWuCvCegWxwzc4DEP8DurHm6CaiKlL8kKPSgKi6X5JT0", "correct-horse"},
 	{"sha256, short salt", "sha256:U0FMVA==:8PDRAgaUqaLSk34WpYniXjaBgGM93Lc6iF4pw2slthw=", "password"},
+	{"plain", "plain:pass:wörd", "pass:wörd"},
 	// From the specification of SHA-crypt.
 	{"sha512-crypt, rounds", "$6$rounds=10000$saltstringsaltstring$OW1/O6BYHV6BcXZu8QVeXbDWra3Oeqh0sbHbbMCVNSnCM/UrjmM0Dp8vOuZeHBy/YTBmSK6H9qs/y3RnOaw5v.", "Hello world!"},
 }
@@ -56,7 +57,7 @@ func TestBcryptOfTheUsualCostVerifies(t *testing.T) {
 func TestHashesBeyondTheBoundsAreRefused(t *testing.T) {
 	b64 := "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 	for _, h := range []string{
-		"", "plain", "sha256:", "sha256:AAAA", "sha256:AAAA:AAAA", "sha256:!:" + b64, "sha256:" + strings.Repeat("A", 2000) + ":" + b64,
+		"", "plain", "plain:", "plain:secret", "sha256:", "sha256:AAAA", "sha256:AAAA:AAAA", "sha256:!:" + b64, "sha256:" + strings.Repeat("A", 2000) + ":" + b64,
 		"argon2:3:1024:1:" + b64, "argon2:17:1024:1:" + b64 + ":" + b64, "argon2:3:262145:1:" + b64 + ":" + b64, "argon2:0:1024:1:" + b64 + ":" + b64,
 		"argon2:3:1024:0:" + b64 + ":" + b64, "argon2:3:1024:17:" + b64 + ":" + b64, "argon2:3:1024:256:" + b64 + ":" + b64, "argon2:-1:1024:1:" + b64 + ":" + b64,
 		"argon2:3:0:1:" + b64 + ":" + b64, "argon2:3:99999999999999999999:1:" + b64 + ":" + b64, "argon2:3:1024:1:" + b64 + ":AAAA",
