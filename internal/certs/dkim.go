@@ -375,7 +375,10 @@ func (k *DKIM) keyLocked(d address.Domain, selector string, primary bool) (*dkim
 		return nil, fault.WithHint(fault.Newf(fault.Invalid, "certs: %s is missing, and its record was published", keyPath),
 			"restore the key from a backup, or choose another selector: peers refuse a new key under an old one")
 	}
-	key, err := k.legacy(selector, primary)
+	key, err := k.otherwise(d, selector)
+	if err == nil && key == nil {
+		key, err = k.legacy(selector, primary)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -396,6 +399,35 @@ func (k *DKIM) keyLocked(d address.Domain, selector string, primary bool) (*dkim
 		return nil, err
 	}
 	return key, k.publishLocked(key, txtPath)
+}
+
+// otherwise returns the key of a file with another spelling of the domain, or nil: the
+// first version named it as its configuration spelt it, in capitals or beyond ASCII.
+func (k *DKIM) otherwise(d address.Domain, selector string) (*dkim.Key, error) {
+	list, err := os.ReadDir(k.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "certs")
+	}
+	for _, f := range list {
+		name, ours := strings.CutSuffix(f.Name(), "_"+selector+".key")
+		if same, err := address.ParseDomain(name); !ours || err != nil || same != d {
+			continue
+		}
+		path := filepath.Join(k.dir, f.Name())
+		raw, err := readSmall(path)
+		if err != nil {
+			return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "certs"), "give the server's user read access to the DKIM keys")
+		}
+		key, err := dkim.ParseKey(raw)
+		if err != nil {
+			return nil, fault.WithHint(fault.Wrap(fault.Invalid, err, "certs: "+path), "restore the key from a backup, or choose another selector")
+		}
+		return key, nil
+	}
+	return nil, nil
 }
 
 // legacy returns the key of a later predecessor, which had one for all, or nil.

@@ -217,8 +217,26 @@ func TestKeysOfPredecessorsAreTaken(t *testing.T) {
 			t.Errorf("%v %v", k, err)
 		}
 	})
+	for name, domain := range map[string]address.Domain{"Example.ORG": "example.org", "bücher.example": "xn--bcher-kva.example"} {
+		t.Run("as the file spelt "+name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "dkim_keys", "other.example_mail.key"), []byte("not of this domain"))
+			write(t, filepath.Join(dir, "dkim_keys", name+"_mail.key"), text)
+			for range 2 {
+				k, err := OpenDKIM(DKIMOptions{StateDir: dir, Domains: []address.Domain{domain}, Selector: "mail"})
+				if err != nil || k.Records()[0].TXT != record {
+					t.Fatalf("%v %v", k, err)
+				}
+			}
+		})
+	}
 	t.Run("not readable", func(t *testing.T) {
 		dir := t.TempDir()
+		write(t, filepath.Join(dir, "dkim_keys", "Example.org_default.key"), []byte("hello"))
+		if _, err := OpenDKIM(DKIMOptions{StateDir: dir, Domains: []address.Domain{"example.org"}}); !fault.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
+			t.Error(err)
+		}
+		dir = t.TempDir()
 		write(t, filepath.Join(dir, "dkim", "default.private"), []byte("hello"))
 		if _, err := OpenDKIM(DKIMOptions{StateDir: dir, Domains: []address.Domain{"example.org"}}); !fault.Is(err, fault.Invalid) || fault.HintOf(err) == "" {
 			t.Error(err)

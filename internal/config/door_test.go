@@ -16,6 +16,7 @@ func TestChecksAreThoseOfTheBlocks(t *testing.T) {
 	c := blocks(t, `
 check.spf strict {
     softfail_action reject 550 5.7.23 "Not from there"
+    fail_action quarantine 550 5.7.23 "Nobody reads this"
     enforce_early
 }
 smtp tcp://0.0.0.0:25 {

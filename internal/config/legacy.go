@@ -897,7 +897,7 @@ func (l *legacy) check(d directive) {
 			action = "reject"
 		}
 		if len(d.args) > 0 {
-			action = strings.Join(d.args, " ")
+			action = actionOf(d.args)
 		}
 		if !slices.ContainsFunc(d.block, func(x directive) bool { return x.name == "fail_action" }) {
 			l.put(d, d.name, action)
@@ -912,9 +912,18 @@ func (l *legacy) check(d directive) {
 		case len(x.args) == 0 && fields[key].kind == "goBool":
 			l.put(x, key, "yes")
 		default:
-			l.put(x, key, strings.Join(x.args, " "))
+			l.put(x, key, actionOf(x.args))
 		}
 	}
+}
+
+// actionOf is what is done about a message. Words could stand behind quarantine, too,
+// which nobody ever saw.
+func actionOf(args []string) string {
+	if len(args) > 0 && args[0] == "quarantine" {
+		return args[0]
+	}
+	return strings.Join(args, " ")
 }
 
 // route compares a block of routing with the one that is built in: local domains
