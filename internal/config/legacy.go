@@ -93,6 +93,7 @@ var modules = map[string]map[string]string{
 	},
 	"target.remote": {
 		"endpoint_rewrite": "endpoint_rewrite",
+		"storage":          shape, // whose database has the overrides
 		"mx_auth":          shape, "hostname": shape, "limits": shape, "local_ip": "remote_local_ip", "force_ipv4": "remote_force_ipv4", "requiretls_override": noUse,
 		"relaxed_requiretls": noUse, "conn_reuse_limit": "remote_conn_reuse_limit", "conn_max_idle_count": "remote_conn_max_idle_count", "conn_max_idle_time": shape,
 		"connect_timeout": "remote_connect_timeout", "command_timeout": "remote_command_timeout", "submission_timeout": "remote_submission_timeout", "debug": shape,
@@ -447,7 +448,7 @@ func (l *legacy) shape(d directive, module string) {
 	case "check":
 		l.checks(d, module)
 	case "dmarc":
-		if module == "smtp" {
+		if module == "smtp" || module == "msgpipeline" {
 			l.put(d, "dmarc", cmp.Or(strings.Join(d.args, " "), "yes"))
 		}
 	case "mx_auth":
@@ -591,7 +592,7 @@ func (l *legacy) tls(d directive, module string) {
 		switch {
 		case len(args) < 2 || len(args)%2 != 0:
 			l.bad(d, "needs a certificate and its key", "write tls file CERT KEY")
-		case l.at["tls_cert"].file != "" && module != "":
+		case module != "" && (l.at["tls_cert"].file != "" || l.loader == "autocert" || l.loader == "acme"):
 			if args[0] != l.c.TLSCert {
 				l.note(d, "has no effect", "one certificate serves all")
 			}
@@ -866,9 +867,11 @@ func (l *legacy) checks(d directive, module string) {
 				}
 			}
 		case x.name == "authorize_sender":
+		case x.name == "require_matching_ehlo":
+			l.note(x, "has no effect", "any name will do in EHLO; require_matching_rdns looks at the name of the address")
 		case checkDirectives[x.name] == nil:
 			l.note(x, "has no effect", noUseHint)
-		case module == "smtp":
+		case module == "smtp" || module == "msgpipeline": // it is the way into mailboxes
 			l.check(x)
 		}
 	}

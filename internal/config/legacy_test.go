@@ -355,22 +355,36 @@ func TestRewrittenRecipientsAreKnownOrSaid(t *testing.T) {
 	}
 }
 
+// TestOneCertificateIsTheOneOfTheServer: a pair that one door names does not take the
+// place of a loader, and checks on the way into mailboxes are those of port 25.
+func TestOneCertificateIsTheOneOfTheServer(t *testing.T) {
+	c := blocks(t, "tls {\n loader autocert {\n email a@example.org\n listen :8080\n extra_names b.example.org\n }\n}\nchatmail tls://0.0.0.0:443 {\n tls file a.pem b.pem\n}\nmsgpipeline p {\n dmarc\n check {\n require_mx_record\n spf\n }\n}\n", nil)
+	if c.TLSMode != "autocert" || c.TLSCert != "" || c.ACMEEmail == "" || c.ACMEHTTPListen != "0.0.0.0:8080" || c.ACMENames != "b.example.org" {
+		t.Errorf("%+v", c)
+	}
+	if k := c.Checks(); !k.DMARC || k.SPF == nil || k.MX.Do != verdict.Quarantine {
+		t.Errorf("%+v", k)
+	}
+}
+
 func TestWhatHasNoEffectIsSaid(t *testing.T) {
 	for text, want := range map[string]string{
 		"hostnam a.example.org":                     "test.conf:1: hostnam: unknown directive (did you mean hostname?)",
 		"auth.ldap x {\n}":                          "test.conf:1: auth.ldap: unknown module",
 		"smtp tcp://0.0.0.0:25 {\n auth_mechs x\n}": "test.conf:2: auth_mechs: unknown directive of smtp",
 		"tls off": "test.conf:1: tls: has no effect (clients are served over TLS)",
-		"tls {\n loader autocert {\n challenge tls-alpn-01\n }\n}":                                              "test.conf:3: challenge: has no effect (it is http-01 or dns-01)",
-		"smtp tcp://0.0.0.0:25 {\n buffer ram\n}":                                                               "test.conf:2: buffer: has no effect (messages are on disk before they are acknowledged)",
-		"target.remote r {\n limits {\n ip rate 1\n }\n}":                                                       "test.conf:3: ip: has no effect (what is sent has no client with an address)",
-		"target.remote r {\n mx_auth {\n sts_preload\n }\n}":                                                    "test.conf:3: sts_preload: has no effect (" + noUseHint + ")",
-		"auth.pass_table a {\n table sql_table {\n dsn a.db\n }\n settings_table sql_table {\n dsn b.db\n }\n}": "test.conf:6: dsn: has no effect (" + elsewhere + ")",
-		"storage.imapsql s {\n settings_table sql_table {\n table_name other\n }\n}":                            "test.conf:3: table_name: has no effect (" + elsewhere + ")",
-		"storage.imapsql s {\n disable_recent no\n}":                                                            "test.conf:2: disable_recent: has no effect (" + alwaysHint + ")",
-		"imap unix://imap.sock {\n}":                                                                            "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
-		"debug yes\ndebug no":                                                                                   "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
-		"msgpipeline p {\n destination lists.example.org {\n deliver_to lmtp tcp://127.0.0.1:24\n }\n}":         "test.conf:3: deliver_to: this routing is not known, the built-in one is used",
+		"tls {\n loader autocert {\n challenge tls-alpn-01\n }\n}":                                                                      "test.conf:3: challenge: has no effect (it is http-01 or dns-01)",
+		"smtp tcp://0.0.0.0:25 {\n buffer ram\n}":                                                                                       "test.conf:2: buffer: has no effect (messages are on disk before they are acknowledged)",
+		"target.remote r {\n limits {\n ip rate 1\n }\n}":                                                                               "test.conf:3: ip: has no effect (what is sent has no client with an address)",
+		"target.remote r {\n mx_auth {\n sts_preload\n }\n}":                                                                            "test.conf:3: sts_preload: has no effect (" + noUseHint + ")",
+		"auth.pass_table a {\n table sql_table {\n dsn a.db\n }\n settings_table sql_table {\n dsn b.db\n }\n}":                         "test.conf:6: dsn: has no effect (" + elsewhere + ")",
+		"storage.imapsql s {\n settings_table sql_table {\n table_name other\n }\n}":                                                    "test.conf:3: table_name: has no effect (" + elsewhere + ")",
+		"tls {\n loader autocert {\n email a@example.org\n listen :8080\n }\n}\nchatmail tls://0.0.0.0:443 {\n tls file a.pem b.pem\n}": "test.conf:8: tls: has no effect (one certificate serves all)",
+		"msgpipeline p {\n dmarc\n check {\n require_matching_ehlo\n spf\n }\n}":                                                        "test.conf:4: require_matching_ehlo: has no effect (any name will do in EHLO; require_matching_rdns looks at the name of the address)",
+		"storage.imapsql s {\n disable_recent no\n}":                                                                                    "test.conf:2: disable_recent: has no effect (" + alwaysHint + ")",
+		"imap unix://imap.sock {\n}":                                                                                                    "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
+		"debug yes\ndebug no":                                                                                                           "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
+		"msgpipeline p {\n destination lists.example.org {\n deliver_to lmtp tcp://127.0.0.1:24\n }\n}":                                 "test.conf:3: deliver_to: this routing is not known, the built-in one is used",
 	} {
 		if got := notes(blocks(t, text, nil)); len(got) != 1 || got[0] != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
