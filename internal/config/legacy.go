@@ -69,7 +69,7 @@ var modules = map[string]map[string]string{
 		"turn_enable": "turn_enable", "turn_server": "turn_server", "turn_port": "turn_port", "turn_secret": "turn_secret", "turn_ttl": "turn_ttl",
 		"iroh_relay_url": "iroh_relay_url", "proxy_protocol": shape,
 		"auth": shape, "storage": shape, "tls": shape, "xchatmail": always, "insecure_auth": "imap_insecure_auth", "sasl_login": always, "auto_logout": "imap_auto_logout",
-		"turn_prefer_tls": noUse, "io_debug": shape, "io_errors": shape, "debug": shape, "storage_map": noUse, "storage_map_normalize": noUse, "hostname": shape,
+		"turn_prefer_tls": noUse, "max_conns": noUse, "auth_map": noUse, "auth_map_normalize": always, "io_debug": shape, "io_errors": shape, "debug": shape, "storage_map": noUse, "storage_map_normalize": noUse, "hostname": shape,
 	},
 	"chatmail": {
 		"mail_domain": "mail_domain", "mx_domain": "mx_domain", "web_domain": "web_domain", "public_ip": "public_ip",
@@ -115,6 +115,7 @@ func mailDirectives(prefix string) map[string]string {
 		"max_received": prefix + "max_received", "max_recipients": prefix + "max_recipients", "read_timeout": prefix + "read_timeout",
 		"write_timeout": prefix + "write_timeout", "defer_sender_reject": prefix + "defer_sender_reject", "limits": shape, "insecure_auth": insecure,
 		"hostname": shape, "tls": shape, "auth": shape, "check": shape, "dmarc": shape, "proxy_protocol": shape,
+		"auth_map": noUse, "auth_map_normalize": always,
 		"sasl_login": always, "require_pgp": always, "pgp_allow_secure_join": shape, "pgp_passthrough_senders": noUse, "pgp_passthrough_recipients": noUse,
 		"source": shape, "default_source": shape, "destination": shape, "default_destination": shape, "deliver_to": shape, "modify": shape,
 		"reject": shape, "dkim": shape, "io_debug": shape, "debug": shape, "buffer": shape,
@@ -131,7 +132,8 @@ const (
 // reasons say why a directive has no effect.
 var reasons = map[string]string{
 	"turn_off_tls": "links for clients name TLS; they take a certificate that the server made itself", "turn_prefer_tls": "clients know no key for TURN over TLS",
-	"ss_cert": "gRPC is not served, and WebSocket comes through the port of HTTPS", "ss_key": "gRPC is not served, and WebSocket comes through the port of HTTPS",
+	"max_conns": "run madmail settings set imap_max_sessions N",
+	"ss_cert":   "gRPC is not served, and WebSocket comes through the port of HTTPS", "ss_key": "gRPC is not served, and WebSocket comes through the port of HTTPS",
 	"pgp_passthrough_senders":    "mail between servers of this kind is encrypted, without exceptions",
 	"pgp_passthrough_recipients": "mail between servers of this kind is encrypted, without exceptions",
 	"sqlite3_exclusive_lock":     "commands work beside a server", "storage_perdomain": "accounts are named by their whole address", "auth_perdomain": "accounts are named by their whole address",

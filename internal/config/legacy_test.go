@@ -381,6 +381,8 @@ func TestWhatHasNoEffectIsSaid(t *testing.T) {
 		"storage.imapsql s {\n settings_table sql_table {\n table_name other\n }\n}":                                                    "test.conf:3: table_name: has no effect (" + elsewhere + ")",
 		"tls {\n loader autocert {\n email a@example.org\n listen :8080\n }\n}\nchatmail tls://0.0.0.0:443 {\n tls file a.pem b.pem\n}": "test.conf:8: tls: has no effect (one certificate serves all)",
 		"msgpipeline p {\n dmarc\n check {\n require_matching_ehlo\n spf\n }\n}":                                                        "test.conf:4: require_matching_ehlo: has no effect (any name will do in EHLO; require_matching_rdns looks at the name of the address)",
+		"imap tcp://0.0.0.0:143 {\n max_conns 512\n auth_map_normalize auto\n}":                                                         "test.conf:2: max_conns: has no effect (run madmail settings set imap_max_sessions N)",
+		"smtp tcp://0.0.0.0:25 {\n auth_map x\n}":                                                                                       "test.conf:2: auth_map: has no effect (accounts are named by their whole address)",
 		"storage.imapsql s {\n disable_recent no\n}":                                                                                    "test.conf:2: disable_recent: has no effect (" + alwaysHint + ")",
 		"imap unix://imap.sock {\n}":                                                                                                    "test.conf:1: imap: \"unix://imap.sock\" is not served (it is one of tcp, tls)",
 		"debug yes\ndebug no":                                                                                                           "test.conf:2: debug: takes the place of line 1, which says something else (keep one of them)",
