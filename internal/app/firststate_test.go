@@ -23,6 +23,7 @@ import (
 	"madmail/internal/address"
 	"madmail/internal/mailbox"
 	"madmail/test/dnstest"
+	"madmail/test/load"
 )
 
 // keptBox is a mailbox as a client saw it at the program that the first version was made
@@ -168,6 +169,9 @@ func (h *house) compare(account string, want map[string]keptBox) {
 		return
 	}
 	r.Close()
+	if got, want := h.accounts.Limit(a), map[string]int64{"alice": 50_000_000, "bob": 70_000_000}[a.Local()]; got != want {
+		h.t.Errorf("%s may store %d octets, want %d", account, got, want)
+	}
 	infos, err := h.store.Boxes(h.t.Context(), a)
 	if err != nil || len(infos) != len(want) {
 		h.t.Errorf("%s has %d mailboxes, %v; want %d", account, len(infos), err, len(want))
@@ -235,6 +239,12 @@ func (h *house) firstTables() {
 			if !strings.Contains(got, w) {
 				h.t.Errorf("%s: %q is not in %s", command, w, got)
 			}
+		}
+	}
+	// The first version keeps addresses without their brackets.
+	for from, want := range map[string]int{"frank@bad.example": 403, "frank@[192.0.2.66]": 403} {
+		if status, text := h.post("http_tls", from, load.Message(from, 1200), "alice@example.org"); status != want {
+			h.t.Errorf("mail from %s: %d %s, want %d", from, status, text, want)
 		}
 	}
 }
