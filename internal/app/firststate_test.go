@@ -221,10 +221,23 @@ func (h *house) kept(key mailbox.Box, m mailbox.Message) string {
 	return fmt.Sprint(keptMessage{m.UID, flags, m.Internal, m.Size, fmt.Sprintf("%x", sum.Sum(nil))})
 }
 
+// says looks for words in what operations say.
+func (h *house) says(want map[string][]string) {
+	h.t.Helper()
+	for command, words := range want {
+		got := fmt.Sprint(h.must(command, "{}"))
+		for _, w := range words {
+			if !strings.Contains(got, w) {
+				h.t.Errorf("%s: %q is not in %s", command, w, got)
+			}
+		}
+	}
+}
+
 // firstTables looks at what else was taken over.
 func (h *house) firstTables() {
 	h.t.Helper()
-	for command, words := range map[string][]string{
+	h.says(map[string][]string{
 		"accounts.ban-list": {"mallory@example.org", "spam", "2025-03-04"},
 		"tokens.list":       {"t0ken", "friends", "2031-03-04"},
 		"exchangers.list":   {"http://192.0.2.5/mxdeliv", "enabled:false", "poll_interval:120"},
@@ -233,14 +246,7 @@ func (h *house) firstTables() {
 		"federation.status": {"peer.example"},
 		"queue.list":        {"alice@example.org", "q@fail.example", "r@fail.example", "s@fail.example", "tries_count:1"},
 		"accounts.list":     {"alice@example.org", "bob@example.org"},
-	} {
-		got := fmt.Sprint(h.must(command, "{}"))
-		for _, w := range words {
-			if !strings.Contains(got, w) {
-				h.t.Errorf("%s: %q is not in %s", command, w, got)
-			}
-		}
-	}
+	})
 	// The first version keeps addresses without their brackets.
 	for from, want := range map[string]int{"frank@bad.example": 403, "frank@[192.0.2.66]": 403} {
 		if status, text := h.post("http_tls", from, load.Message(from, 1200), "alice@example.org"); status != want {

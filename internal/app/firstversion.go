@@ -98,7 +98,19 @@ func (a *App) importMail(ctx context.Context) error {
 // ImportV1 takes over the state of the first version. No server may run.
 //
 // Errors: ErrLocked, and those of importer.Run.
-func ImportV1(ctx context.Context, opt Options, dryRun bool, progress func(importer.Report)) (r importer.Report, err error) {
+func ImportV1(ctx context.Context, opt Options, dryRun bool, progress func(importer.Report)) (importer.Report, error) {
+	return importV1(ctx, opt, nil, dryRun, progress)
+}
+
+// ImportDump takes over the state of a first version that kept its tables in PostgreSQL.
+// dump is what pg_dump says of them; bodies are in the state directory.
+//
+// Errors: those of ImportV1 and importer.Dump.
+func ImportDump(ctx context.Context, opt Options, dump io.Reader, progress func(importer.Report)) (importer.Report, error) {
+	return importV1(ctx, opt, dump, false, progress)
+}
+
+func importV1(ctx context.Context, opt Options, dump io.Reader, dryRun bool, progress func(importer.Report)) (r importer.Report, err error) {
 	opt.Offline = true
 	if opt.Env == nil {
 		opt.Env = os.Getenv
@@ -113,7 +125,14 @@ func ImportV1(ctx context.Context, opt Options, dryRun bool, progress func(impor
 		defer cancel()
 		err = errors.Join(err, a.Stop(stop))
 	}()
-	for _, step := range []func(context.Context) error{a.openConfig, a.openState, a.openNouns, a.openStore} {
+	unpack := func(ctx context.Context) error {
+		if dump == nil {
+			return nil
+		}
+		_, err := importer.Dump(ctx, dump, a.StateDir)
+		return err
+	}
+	for _, step := range []func(context.Context) error{a.openConfig, a.openState, unpack, a.openNouns, a.openStore} {
 		if err := step(ctx); err != nil {
 			return r, err
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"madmail/internal/account"
+	"madmail/internal/fault"
 	"madmail/internal/importer"
 )
 
@@ -146,4 +147,30 @@ func TestImportV1WorksWithoutAServer(t *testing.T) {
 	if got := do(t, h.login("alicealice"), "STATUS INBOX (MESSAGES UIDNEXT UIDVALIDITY)"); !strings.Contains(got, "MESSAGES 1 UIDNEXT 18 UIDVALIDITY 123456") {
 		t.Errorf("STATUS: %s", got)
 	}
+}
+
+// TestADumpIsTakenOverWithoutAServer: tables that lay in PostgreSQL, once.
+func TestADumpIsTakenOverWithoutAServer(t *testing.T) {
+	h := newHouse(t)
+	h.lines["primary_domain"] = `"example.org"`
+	h.write()
+	dump, err := os.ReadFile("../importer/testdata/first.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ImportDump(t.Context(), h.options(), strings.NewReader("nothing"), nil); !fault.Is(err, fault.Invalid) {
+		t.Errorf("no dump: %v", err)
+	}
+	r, err := ImportDump(t.Context(), h.options(), strings.NewReader(string(dump)), nil)
+	if err != nil || r.Users != 2 || r.Mailboxes != 5 || r.NotTaken != 1 { // its body is nowhere
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := ImportDump(t.Context(), h.options(), strings.NewReader(string(dump)), nil); !fault.Is(err, fault.Exists) {
+		t.Errorf("again: %v", err)
+	}
+	h.start()
+	if got := fmt.Sprint(h.must("accounts.list", "{}")); !strings.Contains(got, "alice@example.org") || !strings.Contains(got, "bob@example.org") {
+		t.Errorf("accounts: %s", got)
+	}
+	h.says(map[string][]string{"exchangers.list": {"http://192.0.2.5/mxdeliv", "enabled:false"}, "tokens.list": {"t0ken", "2031-03-04"}, "accounts.ban-list": {"mallory@example.org"}})
 }

@@ -126,7 +126,9 @@ func mailDirectives(prefix string) map[string]string {
 const (
 	noUseHint  = "madmail settings list shows what can be set"
 	alwaysHint = "it cannot be switched off"
-	elsewhere  = "settings are read from the table settings of the database of accounts; set them again, madmail settings list shows them"
+
+	fromPostgres = "write driver sqlite3 and dsn credentials.db here, sqlite3 and imapsql.db in storage.imapsql; madmail import-v1 --from-dump takes over what is there"
+	elsewhere    = "settings are read from the table settings of the database of accounts; set them again, madmail settings list shows them"
 )
 
 // reasons say why a directive has no effect.
@@ -727,6 +729,10 @@ func (l *legacy) table(d directive) {
 	for _, x := range d.block {
 		switch x.name {
 		case "driver", "dsn":
+			if x.name == "driver" && slices.Equal(x.args, []string{"postgres"}) {
+				l.bad(x, "accounts in PostgreSQL are not served", fromPostgres)
+				return
+			}
 			l.directive(x, "auth.pass_table", map[string]string{"driver": "db_driver", "dsn": "db_dsn"}[x.name])
 		case "table_name", "key_column", "value_column": // found by looking
 		default:

@@ -21,7 +21,7 @@ func (o OldMail) Paths(stateDir string) (index, messages string, err error) {
 	switch o.Driver {
 	case "", "sqlite3", "sqlite":
 	default:
-		return "", "", fault.WithHint(fault.Newf(fault.Invalid, "the mail index of the first version is kept by %s", o.Driver), "only imapsql.db, a file of SQLite, can be imported")
+		return "", "", fault.WithHint(fault.Newf(fault.Invalid, "the mail index of the first version is kept by %s", o.Driver), "only imapsql.db, a file of SQLite, can be imported; madmail import-v1 --from-dump makes it from a dump of PostgreSQL")
 	}
 	index = strings.TrimPrefix(o.DSN, "file:")
 	index, _, _ = strings.Cut(index, "?")

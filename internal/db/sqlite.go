@@ -46,6 +46,35 @@ func dsn(path string, reader bool, opt Options) string {
 	return "file://" + (&url.URL{Path: p}).EscapedPath() + "?" + q.Encode()
 }
 
+// CreateForeign makes an SQLite file, mode 0600, that is written once and then read by
+// OpenForeign or adopted. A file that is there is an error of kind fault.Exists.
+func CreateForeign(ctx context.Context, path string) (*sql.DB, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fault.Wrap(fault.Busy, err, "db: create")
+	}
+	f, err := os.OpenFile(abs, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return nil, fault.Wrap(fault.Exists, err, "db: create")
+	case err != nil:
+		return nil, fault.Wrap(fault.Busy, err, "db: create")
+	}
+	p := filepath.ToSlash(abs)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	d, err := sql.Open(driverName, "file://"+(&url.URL{Path: p}).EscapedPath()+"?_pragma=journal_mode(MEMORY)&_pragma=synchronous(FULL)")
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "db: create "+path)
+	}
+	d.SetMaxOpenConns(1)
+	return d, nil
+}
+
 // OpenForeign opens another program's SQLite file for reading. Nothing in it is
 // changed; what that program left in its write-ahead log is read, too. A file that does
 // not exist is an error of kind fault.NotFound.

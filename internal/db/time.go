@@ -29,7 +29,8 @@ func (t Time) Value() (driver.Value, error) {
 
 var timeForms = []string{
 	time.DateTime, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999-07:00",
-	time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999 -0700", time.DateOnly,
+	time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999 -0700", "2006-01-02 15:04:05.999999999-07",
+	time.DateOnly,
 }
 
 // Scan implements sql.Scanner. Text that is no time reads as not valid: one
