@@ -10,19 +10,31 @@ import (
 	"madmail/internal/fault"
 )
 
-// originOf tells the predecessors' databases from ours.
-func originOf(ctx context.Context, q querier, present map[string]string) (Origin, error) {
-	if _, ok := present["_sqlx_migrations"]; ok {
-		return FromV2, nil
-	}
+// originOf tells the predecessors' databases from ours, and keyed whether accounts and
+// settings are in the first one's passwords(key, value). The second predecessor goes on
+// with that table where it finds it, and writes its ledger then or, in later versions,
+// makes indexes that nobody else makes.
+func originOf(ctx context.Context, q querier, present map[string]string) (origin Origin, keyed bool, err error) {
 	cols, err := columnsOf(ctx, q, "passwords")
 	if err != nil {
-		return Ours, fault.Wrap(fault.Internal, err, "db: inspect passwords")
+		return Ours, false, fault.Wrap(fault.Internal, err, "db: inspect passwords")
 	}
-	if slices.ContainsFunc(cols, func(c column) bool { return c.name == "key" }) {
-		return FromV1, nil
+	keyed = slices.ContainsFunc(cols, func(c column) bool { return c.name == "key" })
+	if _, ok := present["_sqlx_migrations"]; ok {
+		return FromV2, keyed, nil
 	}
-	return Ours, nil
+	if !keyed {
+		return Ours, false, nil
+	}
+	const mark = "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND name IN ('mailbox_modseq_username_key', 'federation_silent_dismiss_domain_key')"
+	var n int
+	if err := q.QueryRowContext(ctx, mark).Scan(&n); err != nil {
+		return Ours, keyed, fault.Wrap(kindOf(err), err, "db: list indexes")
+	}
+	if n > 0 {
+		return FromV2, keyed, nil
+	}
+	return FromV1, keyed, nil
 }
 
 // adopt writes an empty ledger. In a database that somebody else made it
@@ -109,7 +121,7 @@ func (d *DB) complete(ctx context.Context, all []migration, present map[string]s
 			}
 			continue
 		}
-		if name == "passwords" && d.origin == FromV1 {
+		if name == "passwords" && d.keyed {
 			continue // its layout is supported as it is
 		}
 		if err := d.completeTable(ctx, mem, name); err != nil {

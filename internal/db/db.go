@@ -52,8 +52,8 @@ type Origin uint8
 // The origins of a database.
 const (
 	Ours   Origin = iota
-	FromV1        // accounts are kept in passwords(key, value)
-	FromV2        // the ledger _sqlx_migrations is there
+	FromV1        // the first predecessor
+	FromV2        // the second, perhaps on what the first had left
 )
 
 // DB is an open database. Close it.
@@ -62,6 +62,7 @@ type DB struct {
 	log    *slog.Logger
 	now    func() time.Time
 	origin Origin
+	keyed  bool
 
 	readers *sql.DB
 	readMu  sync.Mutex // guards the field below
@@ -191,6 +192,10 @@ func (d *DB) Path() string { return d.path }
 
 // Origin says which program made the database.
 func (d *DB) Origin() Origin { return d.origin }
+
+// KeyValue reports whether accounts and settings are kept in passwords(key, value), as
+// the first predecessor laid it out and the second goes on with.
+func (d *DB) KeyValue() bool { return d.keyed }
 
 // Close waits for the writes that have been accepted, until ctx ends, and
 // closes the file. It may be called twice.

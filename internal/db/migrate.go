@@ -112,7 +112,7 @@ func (d *DB) migrateOne(ctx context.Context, all []migration) (more bool, err er
 	if err != nil {
 		return false, fault.Wrap(fault.Internal, err, "db: list tables")
 	}
-	if d.origin, err = originOf(ctx, d.w, present); err != nil {
+	if d.origin, d.keyed, err = originOf(ctx, d.w, present); err != nil {
 		return false, err
 	}
 	if _, ok := present["_madmail_migrations"]; !ok {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -258,6 +259,49 @@ func TestADatabaseOfTheSecondPredecessorIsAdopted(t *testing.T) {
 		if n := count(t, d, query); n != want {
 			t.Errorf("%s: %d, want %d", query, n, want)
 		}
+	}
+}
+
+// TestTheSecondPredecessorMayHaveTakenOverTheFirst: it goes on with passwords(key, value),
+// with its ledger or, in later versions, without one. Neither is taken for the first
+// predecessor's, now and at every later start, and the table keeps its two columns: with
+// a column username it would be read as another layout after a way back.
+func TestTheSecondPredecessorMayHaveTakenOverTheFirst(t *testing.T) {
+	for name, made := range map[string][]string{
+		"with a ledger": {
+			"CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT, installed_on TIMESTAMP, success BOOLEAN, checksum BLOB, execution_time BIGINT)",
+			"INSERT INTO _sqlx_migrations VALUES (20240101000000, 'init', '', true, x'00', 0)",
+		},
+		"without": {
+			"CREATE TABLE mailbox_modseq (username TEXT PRIMARY KEY NOT NULL, modseq INTEGER NOT NULL DEFAULT 0)",
+			"CREATE UNIQUE INDEX IF NOT EXISTS mailbox_modseq_username_key ON mailbox_modseq (username)",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, FileName)
+			must(t, raw(t, path), append([]string{
+				"CREATE TABLE passwords (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+				"INSERT INTO passwords VALUES ('a@example.org', 'x'), ('__REGISTRATION_OPEN__', 'false')",
+				"CREATE TABLE settings (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)",
+			}, made...)...)
+			for range 2 {
+				d := open(t, Options{StateDir: dir})
+				if d.Origin() != FromV2 || !d.KeyValue() {
+					t.Errorf("origin %v, key and value %v", d.Origin(), d.KeyValue())
+				}
+				err := d.Read(t.Context(), func(ctx context.Context, q *Q) error {
+					cols, err := q.Columns(ctx, "passwords")
+					if !reflect.DeepEqual(cols, []string{"key", "value"}) {
+						t.Errorf("columns %v", cols)
+					}
+					return err
+				})
+				if err := errors.Join(err, d.Close(t.Context())); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 

@@ -378,6 +378,23 @@ func TestTheKeyValueLayoutIsReadAndWritten(t *testing.T) {
 	}
 }
 
+// What the first predecessor had set, and the second went on with, counts here too.
+func TestTheKeyValueLayoutOfTheSecondPredecessor(t *testing.T) {
+	d := openDB(t, "CREATE TABLE passwords (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+		"INSERT INTO passwords VALUES ('__REGISTRATION_OPEN__', 'false')",
+		"CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, success BOOLEAN)")
+	s := openStore(t, Options{DB: d})
+	if s.Current().Bool(RegistrationOpen) {
+		t.Error("registration is open")
+	}
+	if _, err := s.Set(t.Context(), Language, "fa"); err != nil {
+		t.Fatal(err)
+	}
+	if got := rows(t, d, "passwords")["__LANGUAGE__"]; got != "fa" {
+		t.Errorf("language for the second predecessor: %q", got)
+	}
+}
+
 func TestSecretsAreNotExplained(t *testing.T) {
 	s := openStore(t, Options{})
 	if _, err := s.Set(t.Context(), TURNSecret, "hidden"); err != nil {

@@ -45,7 +45,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fault.New(fault.Invalid, "settings: DB is not set")
 	}
 	s := &Store{
-		db: o.DB, log: o.Log, mirror: o.DB.Origin() == db.FromV1, env: make(map[Key]string),
+		db: o.DB, log: o.Log, mirror: o.DB.KeyValue(), env: make(map[Key]string),
 		file: maps.Clone(o.File), warned: make(map[string]bool), watchers: make(map[int]func(old, now *Snapshot)),
 	}
 	if s.log == nil {
