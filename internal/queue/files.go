@@ -233,6 +233,7 @@ const (
 	metaSuffix   = ".meta"
 	newSuffix    = ".meta.new"
 	bodySuffix   = ".body"
+	halfSuffix   = ".body.new" // of the second predecessor, while it writes a body
 	brokenSuffix = ".meta_broken"
 	noteSuffix   = ".meta_note"
 	headerSuffix = ".header" // of the first predecessor
@@ -240,7 +241,7 @@ const (
 
 // split takes a file name apart; suffix is "" for files that are not ours.
 func split(name string) (base, suffix string) {
-	for _, s := range []string{newSuffix, metaSuffix, bodySuffix, brokenSuffix, noteSuffix, headerSuffix} {
+	for _, s := range []string{newSuffix, halfSuffix, metaSuffix, bodySuffix, brokenSuffix, noteSuffix, headerSuffix} {
 		if b, ok := strings.CutSuffix(name, s); ok && b != "" && !strings.HasPrefix(b, ".") {
 			return b, s
 		}

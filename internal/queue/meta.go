@@ -163,8 +163,9 @@ const (
 )
 
 // decode reads a meta file of ours or of the second predecessor. lifetime is that of
-// entries that name none.
-func decode(id ID, b []byte, lifetime time.Duration) (*Entry, error) {
+// entries that name none, came tells when the entry came if it does not say so: early
+// releases of the second predecessor did not.
+func decode(id ID, b []byte, lifetime time.Duration, came func() time.Time) (*Entry, error) {
 	var m meta
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, err
@@ -172,10 +173,10 @@ func decode(id ID, b []byte, lifetime time.Duration) (*Entry, error) {
 	if m.ID != "" && m.ID != id.String() {
 		return nil, fmt.Errorf("the file is of entry %.40q", m.ID)
 	}
-	return m.entry(id, lifetime)
+	return m.entry(id, lifetime, came)
 }
 
-func (m *meta) entry(id ID, lifetime time.Duration) (*Entry, error) {
+func (m *meta) entry(id ID, lifetime time.Duration, came func() time.Time) (*Entry, error) {
 	e := &Entry{ID: id, Tries: max(0, m.Tries), Doubts: max(0, m.Doubts), Silent: m.DSN != nil && !*m.DSN}
 	for _, t := range []int64{m.Queued, m.Last, m.Due, m.QueuedMS / 1000, m.Lifetime} {
 		if t < 0 || t > maxUnix {
@@ -223,6 +224,9 @@ func (m *meta) entry(id ID, lifetime time.Duration) (*Entry, error) {
 	e.Last, e.Due = fromUnix(m.Last), fromUnix(m.Due)
 	if e.Queued.IsZero() {
 		if e.Queued = e.Last; e.Queued.IsZero() {
+			e.Queued = came()
+		}
+		if e.Queued.Unix() <= 0 || e.Queued.Unix() > maxUnix {
 			return nil, errors.New("no time of acceptance")
 		}
 	}

@@ -186,7 +186,7 @@ func (q *Queue) load(ctx context.Context) error {
 			bodies[base] = false
 		case headerSuffix:
 			headers = append(headers, base)
-		case newSuffix:
+		case newSuffix, halfSuffix:
 			remove = append(remove, name)
 		case brokenSuffix:
 			q.broken++
@@ -287,14 +287,14 @@ func (q *Queue) loadOne(base string, header bool, start time.Time) error {
 		e := &Entry{}
 		id = derived(base, "", 0)
 		if err = json.Unmarshal(b, &m); err == nil {
-			e, err = m.entry(id, q.Lifetime)
+			e, err = m.entry(id, q.Lifetime, q.came(base))
 		}
 		if err != nil {
 			return err
 		}
 		return q.adopt(base, e)
 	}
-	e, err := decode(id, b, q.Lifetime)
+	e, err := decode(id, b, q.Lifetime, q.came(base))
 	if err != nil {
 		return err
 	}
@@ -304,6 +304,17 @@ func (q *Queue) loadOne(base string, header bool, start time.Time) error {
 		q.noticed = append(q.noticed, id)
 	}
 	return nil
+}
+
+// came is when an entry's files were written, for those that do not say when it came.
+func (q *Queue) came(base string) func() time.Time {
+	return func() time.Time {
+		t, err := q.dir.age(base + bodySuffix)
+		if err != nil {
+			return time.Time{}
+		}
+		return t
+	}
 }
 
 // Noticed returns the entries found at Open whose notification was written down and
@@ -761,7 +772,7 @@ func (q *Queue) read(id ID) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := decode(id, b, q.Lifetime)
+	e, err := decode(id, b, q.Lifetime, q.came(id.String()))
 	if err != nil {
 		return nil, err
 	}

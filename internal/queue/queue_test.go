@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -281,11 +282,22 @@ func TestTheSecondPredecessorsFilesAreRead(t *testing.T) {
 	write(t, dir, id+".body", "body")
 	write(t, dir, "named-by-hand.meta", `{"id":"named-by-hand","mail_from":"","rcpt_to":"b@y.example","tries_count":0,"queued_at_unix":1700000000,"last_attempt_unix":0,"next_attempt_unix":0,"last_error":null}`)
 	write(t, dir, "named-by-hand.body", "other")
+	// Early releases did not write when an entry came, and a stop may leave half a body.
+	const early, half = "0190a0a0-0000-4000-8000-000000000002", "0190a0a0-0000-4000-8000-000000000003.body.new"
+	write(t, dir, early+".meta", `{"id":"`+early+`","mail_from":"a@x.example","rcpt_to":"c@y.example","tries_count":0,"last_attempt_unix":0,"next_attempt_unix":0}`)
+	write(t, dir, early+".body", "early")
+	write(t, dir, half, "ha")
 	q := open(t, Options{Dir: dir, Lifetime: time.Hour})
 	got := make(map[string]*Entry)
-	for range 2 {
+	for range 3 {
 		e := next(t, q)
 		got[text(t, q, e.ID)] = e
+	}
+	if e := got["early"]; e == nil || time.Since(e.Queued) > time.Hour || e.Expires.Sub(e.Queued) != time.Hour {
+		t.Errorf("entry: %+v", e)
+	}
+	if _, err := os.Stat(filepath.Join(dir, half)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a body: %v", err)
 	}
 	e := got["body"]
 	if e == nil || e.ID.String() != id || e.Destination != "[192.0.2.1]" || e.Tries != 2 || e.Error != "timed out" || e.Silent ||
@@ -296,7 +308,7 @@ func TestTheSecondPredecessorsFilesAreRead(t *testing.T) {
 		t.Errorf("entry: %+v", e)
 	}
 	q = open(t, Options{Dir: dir})
-	if s := q.Stats(); s.Entries != 2 || s.Broken != 0 {
+	if s := q.Stats(); s.Entries != 3 || s.Broken != 0 {
 		t.Errorf("at the second start: %+v", s)
 	}
 }
@@ -692,6 +704,8 @@ func TestMemoryOfADeadServersBacklogIsFlat(t *testing.T) {
 	runtime.KeepAlive(q)
 }
 
+func nothing() time.Time { return time.Time{} }
+
 func FuzzMeta(f *testing.F) {
 	f.Add([]byte(`{"id":"","mail_from":"a@x.example","rcpt_to":"b@y.example","tries_count":2,"queued_at_unix":1700000000,"last_attempt_unix":1700000060,"next_attempt_unix":1700000120,"last_error":"e"}`))
 	f.Add([]byte(`{"mail_from":"<>","recipients":[{"rcpt_to":"b@y.example","failure":{"reply":"550"}},{"rcpt_to":"c@y.example"}],"queued_at_unix":1,"queued_at_unix_ms":1500,"max_lifetime":9,"dsn":false}`))
@@ -703,7 +717,7 @@ func FuzzMeta(f *testing.F) {
 				again(t, e)
 			}
 		}
-		if e, err := decode(id, b, time.Hour); err == nil {
+		if e, err := decode(id, b, time.Hour, nothing); err == nil {
 			again(t, e)
 		}
 	})
@@ -715,7 +729,7 @@ func again(t *testing.T, e *Entry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := decode(e.ID, b, time.Hour)
+	d, err := decode(e.ID, b, time.Hour, nothing)
 	if err != nil {
 		t.Fatalf("%s\n%v", b, err)
 	}
