@@ -395,6 +395,38 @@ func TestTheKeyValueLayoutOfTheSecondPredecessor(t *testing.T) {
 	}
 }
 
+// The second predecessor keeps webhooks in five rows: they count until ours are set, are
+// kept in step, and go when ours are reset.
+func TestWebhooksOfTheSecondPredecessor(t *testing.T) {
+	d := openDB(t)
+	write(t, d, "INSERT INTO settings VALUES ('__WEBHOOK_ENABLED__', 'yes'), ('__WEBHOOK_URL__', 'https://hooks.example/x'), ('__WEBHOOK_SECRET__', 'whs'), ('__WEBHOOK_EVENT_QUOTA_EXCEEDED__', '0')")
+	s := openStore(t, Options{DB: d})
+	want := Webhooks{Enabled: true, URL: "https://hooks.example/x", Secret: "whs", UserRegistered: true, Timeout: 5, Retries: 2}
+	if w, err := ParseWebhooks(s.Current().Text(OperatorWebhooks)); err != nil || w != want {
+		t.Errorf("%+v, %v", w, err)
+	}
+	want.Enabled, want.QuotaExceeded = false, true
+	text, err := want.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Set(t.Context(), OperatorWebhooks, text); err != nil {
+		t.Fatal(err)
+	}
+	if got := rows(t, d, "settings"); got["__WEBHOOK_ENABLED__"] != "false" || got["__WEBHOOK_EVENT_QUOTA_EXCEEDED__"] != "true" || got["__WEBHOOK_URL__"] != want.URL {
+		t.Errorf("rows %v", got)
+	}
+	if _, err := s.Reset(t.Context(), OperatorWebhooks); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reload(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if text := s.Current().Text(OperatorWebhooks); text != "" || rows(t, d, "settings")["__WEBHOOK_URL__"] != "" {
+		t.Errorf("after a reset: %s", text)
+	}
+}
+
 func TestSecretsAreNotExplained(t *testing.T) {
 	s := openStore(t, Options{})
 	if _, err := s.Set(t.Context(), TURNSecret, "hidden"); err != nil {

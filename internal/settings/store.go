@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -95,6 +96,7 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		}
 		defer rows.Close()
 		byAlias := make(map[Key]string)
+		parts := make(map[Key]string) // of webhooks
 		for rows.Next() {
 			var k, v string
 			if err := rows.Scan(&k, &v); err != nil {
@@ -102,6 +104,8 @@ func (s *Store) loadLocked(ctx context.Context) error {
 			}
 			i, ok := index[Key(k)]
 			switch {
+			case isWebhookRow(Key(k)):
+				parts[Key(k)] = v
 			case !ok: // a predecessor's or a later version's; it stays in the table
 			case catalogue[i].Key == Key(k):
 				stored[Key(k)] = v
@@ -112,6 +116,11 @@ func (s *Store) loadLocked(ctx context.Context) error {
 		for k, v := range byAlias {
 			if _, ok := stored[k]; !ok {
 				stored[k] = v
+			}
+		}
+		if _, ok := stored[OperatorWebhooks]; !ok {
+			if text, ok := webhooksOf(parts); ok {
+				stored[OperatorWebhooks] = text
 			}
 		}
 		return fault.Wrap(fault.Busy, rows.Err(), "settings: read")
@@ -281,21 +290,20 @@ func (s *Store) Commit(ctx context.Context, p *Plan) error {
 // store writes changes to settings, to a predecessor's table when there is
 // one, and to the names that predecessors have for the same setting.
 func (s *Store) store(ctx context.Context, tx *db.Tx, changes []Change) error {
-	type table struct{ name, key, value string }
-	places := []table{{"settings", "key", "value"}}
+	places := []string{"settings (key, value)"}
 	if s.mirror {
-		places = append(places, table{"passwords", "key", "value"})
+		places = append(places, "passwords (key, value)")
 	}
 	for _, c := range changes {
-		e := &catalogue[index[c.Key]]
+		rows := rowsOf(c)
 		for _, place := range places {
-			for _, k := range append([]Key{e.Key}, e.Aliases...) {
+			table, _, _ := strings.Cut(place, " ")
+			for _, k := range slices.Sorted(maps.Keys(rows)) {
 				var err error
 				if c.Reset {
-					_, err = tx.Exec(ctx, "DELETE FROM "+place.name+" WHERE key = ?", string(k))
+					_, err = tx.Exec(ctx, "DELETE FROM "+table+" WHERE key = ?", string(k))
 				} else {
-					_, err = tx.Exec(ctx, "INSERT INTO "+place.name+" (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-						string(k), c.Value)
+					_, err = tx.Exec(ctx, "INSERT INTO "+place+" VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", string(k), rows[k])
 				}
 				if err != nil {
 					return err
@@ -304,6 +312,23 @@ func (s *Store) store(ctx context.Context, tx *db.Tx, changes []Change) error {
 		}
 	}
 	return nil
+}
+
+// rowsOf are the rows of a change, with those that predecessors read.
+func rowsOf(c Change) map[Key]string {
+	e := &catalogue[index[c.Key]]
+	rows := map[Key]string{e.Key: c.Value}
+	for _, k := range e.Aliases {
+		rows[k] = c.Value
+	}
+	if c.Key == OperatorWebhooks {
+		w, err := ParseWebhooks(c.Value) // of a value that was checked
+		if err != nil {
+			w = Webhooks{}
+		}
+		maps.Copy(rows, w.rows())
+	}
+	return rows
 }
 
 // Set plans and commits one change without preparing anybody: for keys whose

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"madmail/internal/fault"
+	"madmail/internal/units"
 )
 
 // Webhooks is the value of OperatorWebhooks: whom the server tells what happens.
@@ -80,4 +82,54 @@ func (w Webhooks) Text() (string, error) {
 func checkWebhooks(s string) error {
 	_, err := ParseWebhooks(s)
 	return err
+}
+
+// Rows that the second predecessor keeps webhooks in. They are read where ours is not
+// set, and written beside it.
+const (
+	webhookEnabled    Key = "__WEBHOOK_ENABLED__"
+	webhookURL        Key = "__WEBHOOK_URL__"
+	webhookSecret     Key = "__WEBHOOK_SECRET__"
+	webhookRegistered Key = "__WEBHOOK_EVENT_USER_REGISTERED__"
+	webhookQuota      Key = "__WEBHOOK_EVENT_QUOTA_EXCEEDED__"
+)
+
+func isWebhookRow(k Key) bool {
+	switch k {
+	case webhookEnabled, webhookURL, webhookSecret, webhookRegistered, webhookQuota:
+		return true
+	}
+	return false
+}
+
+// rows are w in the second predecessor's rows.
+func (w Webhooks) rows() map[Key]string {
+	return map[Key]string{
+		webhookEnabled: strconv.FormatBool(w.Enabled), webhookURL: w.URL, webhookSecret: w.Secret,
+		webhookRegistered: strconv.FormatBool(w.UserRegistered), webhookQuota: strconv.FormatBool(w.QuotaExceeded),
+	}
+}
+
+// webhooksOf reads those rows; false when there are none. Both events are told unless a
+// row says no.
+func webhooksOf(rows map[Key]string) (text string, ok bool) {
+	if len(rows) == 0 {
+		return "", false
+	}
+	yes := func(k Key, unset bool) bool {
+		v, set := rows[k]
+		if !set {
+			return unset
+		}
+		b, err := units.ParseBool(v)
+		return err == nil && b
+	}
+	w, err := ParseWebhooks("")
+	if err != nil {
+		return "", false
+	}
+	w.Enabled, w.URL, w.Secret = yes(webhookEnabled, false), strings.TrimSpace(rows[webhookURL]), rows[webhookSecret]
+	w.UserRegistered, w.QuotaExceeded = yes(webhookRegistered, true), yes(webhookQuota, true)
+	text, err = w.Text()
+	return text, err == nil
 }
