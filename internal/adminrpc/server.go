@@ -66,6 +66,7 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 		"version": Version(), "users": object{"registered": st.RegisteredUsers},
 		"uptime":        object{"boot_time": st.BootTime, "duration": clock(st.Uptime)},
 		"sent_messages": st.Counters["sent_messages"], "received_messages": st.Counters["received_messages"],
+		"outbound_messages": st.Counters["outbound_messages"],
 		"message_retention": retention, "push": pushed,
 	}
 	for _, v := range st.Services {
@@ -83,9 +84,7 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 			o["shadowsocks"] = count
 		}
 	}
-	traffic, outbound := summary(peers)
-	o["outbound_messages"] = outbound
-	if traffic != nil {
+	if traffic := summary(peers); traffic != nil {
 		o["federation_traffic"] = traffic
 	}
 	if seen := reached(peers); seen != nil {
@@ -95,11 +94,11 @@ func statusOfServer(ctx context.Context, c *call) (object, error) {
 }
 
 // summary adds up what happened with all servers. nil is nothing.
-func summary(list []ops.Traffic) (o object, outbound int64) {
+func summary(list []ops.Traffic) object {
 	if len(list) == 0 {
-		return nil, 0
+		return nil
 	}
-	var inbound, queued, failed int64
+	var inbound, outbound, queued, failed int64
 	var means float64
 	measured := 0
 	health := map[string]int{"perfect": 0, "federated": 0, "bad": 0}
@@ -127,7 +126,7 @@ func summary(list []ops.Traffic) (o object, outbound int64) {
 	if measured > 0 {
 		mean = int(math.Round(means / float64(measured)))
 	}
-	return object{"inbound": inbound, "outbound": outbound, "queued": queued, "expired": failed, "mean_latency_ms": mean, "health": health}, outbound
+	return object{"inbound": inbound, "outbound": outbound, "queued": queued, "expired": failed, "mean_latency_ms": mean, "health": health}
 }
 
 // reached counts the servers that mail went to or came from. nil is none.
