@@ -36,6 +36,7 @@ import (
 	"madmail/internal/device"
 	"madmail/internal/event"
 	"madmail/internal/fault"
+	"madmail/internal/imap"
 	"madmail/internal/imapserver"
 	"madmail/internal/invite"
 	"madmail/internal/logging"
@@ -427,7 +428,7 @@ func (a *App) openStore(ctx context.Context) error {
 	a.bus = event.New()
 	var err error
 	a.store, err = maildir.Open(ctx, maildir.Options{Dir: a.StateDir, Logger: a.Log.Logger("storage"), Changed: a.boxChanged, Used: a.quota.Add,
-		MaxBoxes: func() int { return a.settings.Current().Number(settings.IMAPMailboxes) }})
+		Spelled: imap.DecodeName, MaxBoxes: func() int { return a.settings.Current().Number(settings.IMAPMailboxes) }})
 	if err != nil {
 		return err
 	}

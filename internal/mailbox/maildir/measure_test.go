@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -109,7 +110,25 @@ func TestFoldersOfEarlierVersionsAreFound(t *testing.T) {
 	dir := t.TempDir()
 	a := inbox(t, "a@x.org")
 	names := []string{"100%", ".drafts", "a:b", "%41", "a%2fb", "plain", "Привет"}
-	for _, n := range append(names, "..dots", "taken%", "taken%25") {
+	spelled := func(n string) (string, bool) { return strings.ReplaceAll(n, "&-", "&"), n != "no&-" }
+	for _, x := range []struct{ made, name, index string }{
+		{"R&-D", "R&D", "1 V1 N2\n1 S6 T1 :m\n"}, {"never&-listed", "never&listed", ""}, {"ours&-", "ours&-", "1 V1 N1 M1 Gmadmail\n"}, {"no&-", "no&-", ""},
+	} {
+		d := filepath.Join(dir, "mail", "a@x.org", "folders", x.made, "Maildir")
+		if err := os.MkdirAll(filepath.Join(d, "new"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, "new", "m"), []byte(x.name+"\r\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if x.index != "" {
+			if err := os.WriteFile(filepath.Join(d, "chatmail-uidlist"), []byte(x.index), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		names = append(names, x.name)
+	}
+	for _, n := range append(names[:7:7], "..dots", "taken%", "taken%25") {
 		d := filepath.Join(dir, "mail", "a@x.org", "folders", n, "Maildir", "new")
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -119,7 +138,7 @@ func TestFoldersOfEarlierVersionsAreFound(t *testing.T) {
 		}
 	}
 	for range 2 { // a second start finds them, too
-		s := open(t, Options{Dir: dir})
+		s := open(t, Options{Dir: dir, Spelled: spelled})
 		if err := s.Hydrate(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,11 @@
 package maildir
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -287,8 +289,9 @@ func (rp *replay) lines(b *replayBox) error {
 }
 
 // respell gives the directories of mailboxes that others made the names that the
-// store looks for: the second version wrote "100%" and ".drafts" as they are. any is false
-// when the account has no mailbox but INBOX.
+// store looks for: the second version wrote "100%" and ".drafts" as they are, and other
+// letters than those of ASCII as clients spell them. any is false when the account has no
+// mailbox but INBOX.
 func (s *Store) respell(a address.Addr) (any bool, err error) {
 	folders := filepath.Join(s.accountDir(a), "folders")
 	list, err := os.ReadDir(folders)
@@ -300,14 +303,18 @@ func (s *Store) respell(a address.Addr) (any bool, err error) {
 	}
 	for _, e := range list {
 		raw := e.Name()
-		if !e.IsDir() || encodeName(decodeName(raw)) == raw {
+		if !e.IsDir() {
 			continue
 		}
-		if c, err := cleanName(raw); err != nil || c != raw {
+		name := s.spelled(filepath.Join(folders, raw, "Maildir", indexName), raw)
+		if name == raw && encodeName(decodeName(raw)) == raw {
+			continue
+		}
+		if c, err := cleanName(name); err != nil || c != name {
 			s.log.Warn("a directory beside the mailboxes cannot be one", "err", err)
 			continue
 		}
-		to := filepath.Join(folders, encodeName(raw))
+		to := filepath.Join(folders, encodeName(name))
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("two directories stand for one mailbox; one is left aside")
 			continue
@@ -320,6 +327,31 @@ func (s *Store) respell(a address.Addr) (any bool, err error) {
 		}
 	}
 	return len(list) > 0, nil
+}
+
+// spelled returns the name that clients know a directory of another server's by. What has
+// our index is ours, as it is.
+func (s *Store) spelled(index, raw string) string {
+	if s.opt.Spelled == nil {
+		return raw
+	}
+	name, ok := s.opt.Spelled(raw)
+	if !ok || name == raw {
+		return raw
+	}
+	f, err := os.Open(index)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return name // nobody has listed it yet; our mailboxes have an index from the start
+		}
+		return raw
+	}
+	defer f.Close()
+	line, _ := bufio.NewReader(io.LimitReader(f, 256)).ReadBytes('\n')
+	if h, err := parseHeader(bytes.TrimSuffix(line, []byte("\n"))); err != nil || h.ours {
+		return raw
+	}
+	return name
 }
 
 // agreed reads an index and compares it with the names in the directory. When

@@ -67,6 +67,9 @@ type Options struct {
 	// Used is told by how many bytes and messages an account grew or shrank.
 	// After Hydrate the sum of all calls is what is on disk.
 	Used func(a address.Addr, bytes, messages int64)
+	// Spelled reads the name of a directory that another server made, which kept what
+	// clients sent; false when it is no such name. nil takes names as they are.
+	Spelled func(dir string) (name string, ok bool)
 
 	Inline       int           // largest body kept in memory and in the journal; 64 KiB
 	SegmentSize  int64         // of the journal; 16 MiB
