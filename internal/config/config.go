@@ -516,7 +516,7 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 	text := string(n.Data)
 	switch f.kind {
 	case "goBool":
-		if n.Kind != unstable.Bool && n.Kind != unstable.String {
+		if n.Kind != unstable.Bool && n.Kind != unstable.String && n.Kind != unstable.Integer {
 			return "not a switch", "write true or false"
 		}
 		b, err := units.ParseBool(text)
