@@ -126,8 +126,9 @@ var (
 	forbidden  = answer{status: http.StatusForbidden, text: "Forbidden"}
 	tooLarge   = answer{status: http.StatusRequestEntityTooLarge, text: "message too large"}
 	onlyTLS    = answer{status: http.StatusForbidden, text: "HTTPS required"}
-	tooOften   = answer{status: http.StatusTooManyRequests, text: "too many requests", retry: "10"}
-	busy       = answer{status: http.StatusServiceUnavailable, text: "try again later", retry: "60"}
+	// Not 429: releases of the second version drop a message at any 4xx.
+	tooOften = answer{status: http.StatusServiceUnavailable, text: "too many requests", retry: "10"}
+	busy     = answer{status: http.StatusServiceUnavailable, text: "try again later", retry: "60"}
 )
 
 // ServeHTTP implements http.Handler.
@@ -185,7 +186,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 			h.refused.Add(1)
 			return tooLarge
 		case err != nil:
-			return badRequest
+			return busy
 		}
 		h.dropped.Add(1)
 		return ok
@@ -211,7 +212,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) answer {
 		// The same was done as for somebody, but for what it takes to store it.
 		if _, rest := io.Copy(io.Discard, io.LimitReader(body, limit+1-body.got)); rest != nil {
 			h.refused.Add(1)
-			return badRequest
+			return busy
 		}
 		h.waits.wait(ctx, body.got, body.ended)
 		h.dropped.Add(1)
@@ -241,7 +242,7 @@ func (h *Handler) refusal(err error) answer {
 		return busy
 	case fault.Internal:
 		if errors.Is(err, errCut) {
-			return badRequest
+			return busy
 		}
 		h.opt.Logger.Error("mail could not be taken", "err", err)
 		return answer{status: http.StatusInternalServerError, text: "error"}
