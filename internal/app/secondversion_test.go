@@ -3,10 +3,12 @@
 package app
 
 import (
+	"crypto/tls"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +19,7 @@ import (
 
 	"madmail/internal/dkim"
 	"madmail/internal/settings"
+	"madmail/test/load"
 )
 
 // hashes are the forms that the second version writes or takes over, all of "correct-horse".
@@ -290,5 +293,94 @@ func TestAServerTakesOverTheSecondVersion(t *testing.T) {
 		if got := fmt.Sprint(status[name]); got != want {
 			t.Errorf("%s %s, want %s", name, got, want)
 		}
+	}
+}
+
+// secondClient is the second version's way of bringing mail by SMTP: it calls itself by our
+// name or by a bare address, waits for each reply, wants the very code, does not know
+// RSET or SIZE, and hides no dots.
+func (h *house) secondClient(helo, from, to, text string, starttls bool) error {
+	h.t.Helper()
+	var conn net.Conn
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", h.ports["smtp"]))
+	if err != nil {
+		return err
+	}
+	defer func() { conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		return err
+	}
+	say := func(line string, want int) error {
+		if line != "" {
+			if _, err := io.WriteString(conn, line+"\r\n"); err != nil {
+				return err
+			}
+		}
+		// It takes whatever came for the reply, as soon as that has a last line.
+		buf, all := make([]byte, 4096), ""
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return fmt.Errorf("%s: %w", line, err)
+			}
+			all += string(buf[:n])
+			for _, l := range strings.Split(strings.TrimRight(all, "\r\n"), "\r\n") {
+				if len(l) > 3 && l[3] == ' ' {
+					if !strings.HasPrefix(l, fmt.Sprint(want)) {
+						return fmt.Errorf("%s: %s, want %d", line, l, want)
+					}
+					return nil
+				}
+			}
+		}
+	}
+	type step struct {
+		line string
+		want int
+	}
+	steps := []step{{"", 220}, {"EHLO " + helo, 250}}
+	if starttls {
+		steps = append(steps, step{"STARTTLS", 220}, step{"EHLO " + helo, 250})
+	}
+	steps = append(steps, step{"MAIL FROM:<" + from + ">", 250}, step{"RCPT TO:<" + to + ">", 250}, step{"DATA", 354}, step{text + ".", 250}, step{"QUIT", 221})
+	for _, s := range steps {
+		if err := say(s.line, s.want); err != nil {
+			return err
+		}
+		if s.line == "STARTTLS" {
+			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		}
+	}
+	return nil
+}
+
+// TestTheSecondVersionBringsMail: by both ways, as its releases do it.
+func TestTheSecondVersionBringsMail(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	h.login("bobbobbob")
+	const to = "bobbobbob@127.0.0.1"
+	n := 0
+	for _, from := range []string{"peer@[192.0.2.1]", "peer@192.0.2.1", "peer@there.example"} {
+		for _, helo := range []string{"127.0.0.1", "first.example.org", "192.0.2.1", "there.example"} {
+			text := string(load.Message("peer@there.example", 1000+100*n))
+			if err := h.secondClient(helo, from, to, text, true); err != nil {
+				t.Errorf("EHLO %s, MAIL FROM:<%s>: %v", helo, from, err)
+				continue
+			}
+			n++
+		}
+	}
+	for _, door := range []string{"http_tls", "http"} {
+		for _, from := range []string{"peer@[192.0.2.1]", "peer@192.0.2.1"} {
+			if status, body := h.post(door, from, load.Message(from, 9000+100*n), to); status != http.StatusOK || body != "OK" {
+				t.Errorf("%s from %s: %d %s", door, from, status, body)
+				continue
+			}
+			n++
+		}
+	}
+	if got := len(h.inbox("bobbobbob@[127.0.0.1]")); got != n || n != 16 {
+		t.Errorf("%d messages of %d", got, n)
 	}
 }
