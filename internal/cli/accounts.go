@@ -14,7 +14,7 @@ import (
 
 func (s *shell) accounts() *cobra.Command {
 	return s.group("accounts", "Manage accounts", "  madmail accounts list\n  madmail accounts create alice\n  madmail accounts ban bob spam",
-		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.createRandom("accounts create-random"), s.setPassword(), s.accountsQuota("accounts quota"), s.accountsExport(), s.accountsImport(), s.accountsDeleteAll(),
+		s.accountsStatus(), s.accountsList(), s.accountsInfo(), s.accountsCreate(), s.accountsDCLogin(), s.createRandom("accounts create-random"), s.setPassword(), s.accountsQuota("accounts quota"), s.accountsExport(), s.accountsImport(), s.accountsDeleteAll(),
 		s.delete("delete", false), s.accountsBan(), s.accountsUnban(), s.banList("madmail accounts"))
 }
 
@@ -119,13 +119,40 @@ func (s *shell) accountsCreate() *cobra.Command {
 				return err
 			}
 			m := "Created account: " + r.Username
-			return s.result("accounts create", m, map[string]string{"username": r.Username}, func(w io.Writer) { fmt.Fprintln(w, m) })
+			return s.result("accounts create", m, loginLink{r.Username, r.Email, r.DCLogin}, func(w io.Writer) { fmt.Fprintln(w, m) })
 		}}
 	c.Flags().StringVarP(&password, "password", "p", "", "the password; asked for when absent")
 	// Version 1 let operators choose how it is kept.
 	c.Flags().String("hash", "", "no effect: the strength of the password decides")
 	c.Flags().Int("bcrypt-cost", 0, "no effect")
 	_, _ = c.Flags().MarkHidden("hash"), c.Flags().MarkHidden("bcrypt-cost")
+	return c
+}
+
+// loginLink is an account with the link that logs a client in.
+type loginLink struct {
+	Username string `json:"username"`
+	Email    string `json:"email"`
+	DCLogin  string `json:"dclogin"`
+}
+
+func (s *shell) accountsDCLogin() *cobra.Command {
+	var password string
+	c := &cobra.Command{Use: "dclogin USER", Short: "Print the link that logs a client in", Args: cobra.ExactArgs(1), Example: "  madmail accounts dclogin alice",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if password == "" {
+				var err error
+				if password, err = s.password(); err != nil {
+					return err
+				}
+			}
+			var r ops.Created
+			if err := s.call("accounts.dclogin", ops.User{Username: args[0], Password: password}, &r); err != nil {
+				return err
+			}
+			return s.result("accounts dclogin", "", loginLink{r.Username, r.Email, r.DCLogin}, func(w io.Writer) { fmt.Fprintln(w, r.DCLogin) })
+		}}
+	c.Flags().StringVarP(&password, "password", "p", "", "the password; asked for when absent")
 	return c
 }
 

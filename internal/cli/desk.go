@@ -427,7 +427,14 @@ func (s *shell) portStatus(command, only string) error {
 	if only != "" {
 		list = slices.DeleteFunc(list, func(p ops.PortService) bool { return p.Name != only })
 	}
-	return s.result(command, "", map[string]any{"services": list}, func(w io.Writer) {
+	data := map[string]any{"services": list}
+	if only != "" && len(list) == 1 {
+		data["name"], data["port"], data["mode"] = list[0].Name, list[0].Port, list[0].Mode
+		if list[0].Enabled != nil {
+			data["enabled"] = *list[0].Enabled
+		}
+	}
+	return s.result(command, "", data, func(w io.Writer) {
 		for _, p := range list {
 			source := "default"
 			if p.Source == "db" {

@@ -12,8 +12,67 @@ import (
 )
 
 func (s *shell) dkim() *cobra.Command {
-	return s.group("dkim", "See, check and replace the keys that sign outgoing mail",
-		"  madmail dkim show\n  madmail dkim check\n  madmail dkim rotate", s.dkimShow(), s.dkimCheck(), s.dkimRotate())
+	show := s.dkimShow()
+	return s.orStatus(s.group("dkim", "See, check and replace the keys that sign outgoing mail",
+		"  madmail dkim show\n  madmail dkim check\n  madmail dkim rotate", show, s.dkimStatus(), s.dkimCheck(), s.dkimRotate()), show)
+}
+
+// signing is what there is to sign with, in the words of the second version, too.
+type signing struct {
+	ops.DKIMKeys
+	KeyPath     string `json:"private_key_path"`
+	TXTPath     string `json:"txt_path"`
+	Present     bool   `json:"key_present"`
+	Generated   bool   `json:"generated"` // by this command; keys are there from the first start
+	Publishable bool   `json:"publishable"`
+	Reason      string `json:"reason,omitempty"` // of there being no key
+}
+
+// signing asks for the keys. None, where all addresses have IP addresses for a domain, is no
+// failure.
+func (s *shell) signing(domain string) (x signing, err error) {
+	err = s.call("dkim.show", ops.DKIMSelect{Domain: domain}, &x.DKIMKeys)
+	if domain == "" && fault.Is(err, fault.NotFound) {
+		x.Keys, x.Reason = []ops.DKIMKey{}, err.Error()
+		return x, nil
+	}
+	x.KeyPath, x.TXTPath, x.Present, x.Publishable = x.DKIMKey.KeyPath, x.DKIMKey.TXTPath, err == nil, err == nil
+	return x, err
+}
+
+func (s *shell) dkimStatus() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Show whether there is a key and its record is published", Args: cobra.NoArgs, Example: "  madmail dkim status",
+		RunE: func(*cobra.Command, []string) error {
+			var x struct {
+				signing
+				Checked   bool     `json:"dns_checked"`
+				Matched   bool     `json:"dns_matched"`
+				Published []string `json:"dns_txt"`
+				Error     string   `json:"lookup_error,omitempty"`
+			}
+			var err error
+			if x.signing, err = s.signing(""); err != nil {
+				return err
+			}
+			x.Published = []string{}
+			word := x.Reason
+			if x.Publishable {
+				var r ops.DKIMChecks
+				if err := s.call("dkim.check", ops.DKIMSelect{}, &r); err != nil {
+					return err
+				}
+				x.Checked, x.Matched, x.Published, x.Error = r.Checked, r.Matched, r.Published, r.Error
+				if word = "published"; !x.Matched {
+					word = r.Reason + r.Error
+				}
+			}
+			return s.result("dkim status", "", x, func(w io.Writer) {
+				if x.Publishable {
+					fmt.Fprintf(w, "%s:\t", x.FQDN)
+				}
+				fmt.Fprintln(w, word)
+			})
+		}}
 }
 
 func printKeys(w io.Writer, k ops.DKIMKeys) {
@@ -32,11 +91,16 @@ func (s *shell) dkimShow() *cobra.Command {
 	var domain string
 	c := &cobra.Command{Use: "show", Short: "Show keys and the TXT records to publish", Args: cobra.NoArgs, Example: "  madmail dkim show --domain chat.example.org",
 		RunE: func(*cobra.Command, []string) error {
-			var k ops.DKIMKeys
-			if err := s.call("dkim.show", ops.DKIMSelect{Domain: domain}, &k); err != nil {
+			k, err := s.signing(domain)
+			if err != nil {
 				return err
 			}
-			return s.result("dkim show", "", k, func(w io.Writer) { printKeys(w, k) })
+			return s.result("dkim show", "", k, func(w io.Writer) {
+				if k.Reason != "" {
+					fmt.Fprintln(w, k.Reason)
+				}
+				printKeys(w, k.DKIMKeys)
+			})
 		}}
 	c.Flags().StringVar(&domain, "domain", "", "only of this `domain`")
 	return c
@@ -47,7 +111,10 @@ func (s *shell) dkimCheck() *cobra.Command {
 	c := &cobra.Command{Use: "check", Short: "Compare the published records with the keys; exit code 1 when they differ", Args: cobra.NoArgs, Example: "  madmail dkim check --json",
 		RunE: func(*cobra.Command, []string) error {
 			var r ops.DKIMChecks
-			if err := s.call("dkim.check", ops.DKIMSelect{Domain: domain}, &r); err != nil {
+			if err := s.call("dkim.check", ops.DKIMSelect{Domain: domain}, &r); domain == "" && fault.Is(err, fault.NotFound) {
+				r.Published, r.Reason, r.Checks = []string{}, err.Error(), []ops.DKIMCheck{}
+				return s.result("dkim check", "", r, func(w io.Writer) { fmt.Fprintln(w, r.Reason) })
+			} else if err != nil {
 				return err
 			}
 			bad := 0

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,17 +37,29 @@ type sample struct {
 	Relays      int64    `json:"turn_allocations"`
 	Memory      int64    `json:"memory_bytes"`
 
+	// The names of the second version.
+	Conns      map[string]int `json:"conns"`
+	Completed  int64          `json:"completed_total"`
+	Aborted    int64          `json:"aborted_total"`
+	PerSecond  *float64       `json:"messages_per_second"`
+	AbortedPer *float64       `json:"aborted_per_second"`
+	QueueLen   int            `json:"queue_length"`
+
 	at                             time.Time
 	accepted, sent, copies, denied int64
 }
 
 func (s *shell) monitor() *cobra.Command {
-	var interval time.Duration
+	var every string
 	var count int
 	c := &cobra.Command{Use: "monitor", Short: "Watch the running server: sessions, messages a second, queue, storage, memory", Args: cobra.NoArgs,
 		Example: "  madmail monitor\n  madmail monitor --interval 10s --count 6 --json",
 		RunE: func(*cobra.Command, []string) error {
-			if interval < 100*time.Millisecond || count < 0 {
+			if _, err := strconv.ParseUint(every, 10, 31); err == nil {
+				every += "s" // the second version counts seconds
+			}
+			interval, err := time.ParseDuration(every)
+			if err != nil || interval < 100*time.Millisecond || count < 0 {
 				return fault.New(fault.Invalid, "the interval is at least 100ms, the count at least 0")
 			}
 			stop := make(chan os.Signal, 1)
@@ -75,8 +88,11 @@ func (s *shell) monitor() *cobra.Command {
 				}
 			}
 		}}
-	c.Flags().DurationVar(&interval, "interval", 2*time.Second, "`time` between two samples")
+	c.Flags().StringVar(&every, "interval", "2s", "`time` between two samples; a number alone is seconds")
 	c.Flags().IntVar(&count, "count", 0, "so many `samples`; 0 goes on until interrupted")
+	// Version 2 reads the metrics; the control socket needs no address.
+	c.Flags().String("addr", "", "no effect: the server is asked by its control socket")
+	_ = c.Flags().MarkHidden("addr")
 	return c
 }
 
@@ -101,6 +117,7 @@ func (s *shell) sample(last *sample) (*sample, error) {
 		Messages: st.Counters["storage_messages"], Relays: st.Counters["turn_allocations"], Memory: st.Counters["memory_bytes"],
 		accepted: st.Counters["messages_accepted"], copies: st.Counters["copies_stored"], denied: st.Counters["messages_refused"]}
 	x.Time = x.at.UTC().Format(time.RFC3339)
+	x.Conns = map[string]int{"imap": 0, "smtp": 0, "submission": 0}
 	for _, v := range st.Services {
 		x.Connections += v.Connections
 		switch v.Name {
@@ -108,8 +125,13 @@ func (s *shell) sample(last *sample) (*sample, error) {
 			x.IMAP = v.Connections
 		case "SMTP", "Submission":
 			x.SMTP += v.Connections
+		default:
+			continue
 		}
+		x.Conns[strings.ToLower(v.Name)] = v.Connections
 	}
+	x.Conns["total"] = x.IMAP + x.SMTP
+	x.Completed, x.Aborted, x.QueueLen = x.accepted, x.denied, x.Queue
 	for _, p := range t["traffic"] {
 		x.sent += p.Delivered
 		if p.Trouble != "" {
@@ -123,6 +145,7 @@ func (s *shell) sample(last *sample) (*sample, error) {
 			return &r
 		}
 		x.In, x.Out, x.Stored, x.Refused = rate(x.accepted, last.accepted), rate(x.sent, last.sent), rate(x.copies, last.copies), rate(x.denied, last.denied)
+		x.PerSecond, x.AbortedPer = x.In, x.Refused
 	}
 	return x, nil
 }

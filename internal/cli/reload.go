@@ -25,7 +25,7 @@ import (
 
 // reloaded is what the command tells: how, beside what.
 type reloaded struct {
-	APIURL string `json:"api_url,omitempty"` // "" when no HTTP was needed
+	APIURL string `json:"api_url,omitempty"` // "" where there is no admin API
 	ops.Reloaded
 }
 
@@ -69,6 +69,10 @@ func (s *shell) reloadBy(url, scope string, insecure bool) (reloaded, error) {
 			err = json.Unmarshal(raw, &r)
 		}
 		if !errors.Is(err, control.ErrNoServer) {
+			var t ops.AdminToken
+			if err == nil && s.call("admin-token", nil, &t) == nil { // it may be switched off
+				r.APIURL = t.APIURL
+			}
 			return r, err
 		}
 	}

@@ -290,7 +290,7 @@ func (s *shell) carryInstall(m setup.System, o setup.Options, how installing) er
 		}
 		if how.rules || o.TURN || o.SS {
 			fmt.Fprintln(w, "\nA firewall has to let in:")
-			for _, p := range setup.Ports(o.TURN, o.SS) {
+			for _, p := range setup.Ports(o.TURN, o.SS, false) {
 				fmt.Fprintln(w, " ", p)
 			}
 		}
@@ -444,10 +444,10 @@ func (s *shell) service() *cobra.Command {
 // firewall prints the rules. It changes none: what a machine has, others manage.
 func (s *shell) firewall() *cobra.Command {
 	rule := func(use, short, ufw, iptables string) *cobra.Command {
-		var turn, ss bool
+		var turn, ss, iroh bool
 		c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, Example: "  madmail firewall " + use + " --turn",
 			RunE: func(*cobra.Command, []string) error {
-				list := setup.Rules(turn, ss)
+				list := setup.Rules(turn, ss, iroh)
 				return s.result("firewall "+use, "", map[string]any{"applied": false, "rules": list}, func(w io.Writer) {
 					fmt.Fprintln(w, "# Nothing was changed. With ufw:")
 					for _, r := range list {
@@ -462,6 +462,7 @@ func (s *shell) firewall() *cobra.Command {
 			}}
 		c.Flags().BoolVar(&turn, "turn", false, "with those for calls")
 		c.Flags().BoolVar(&ss, "ss", false, "with that of Shadowsocks")
+		c.Flags().BoolVar(&iroh, "iroh", false, "with that of realtime apps")
 		return c
 	}
 	return s.group("firewall", "Print what a firewall has to let in", "  madmail firewall apply --turn",

@@ -226,11 +226,17 @@ func (s *shell) versions() *cobra.Command {
 	list.Flags().BoolVar(&remote, "remote", false, "ask where releases are, too")
 	now := &cobra.Command{Use: "current", Short: "Print the version in use", Args: cobra.NoArgs, Example: "  madmail versions current",
 		RunE: with(func(t setup.Tree, _ []string) error {
-			id, err := current(t)
-			if err != nil {
-				return err
+			id := t.Current()
+			data := map[string]any{"current": id, "install_root": t.Dir, "version": nil, "path": nil}
+			if id != "" {
+				data["version"], data["path"] = id, t.Program(id)
 			}
-			return s.result("versions current", "", map[string]string{"current": id}, func(w io.Writer) { fmt.Fprintln(w, id) })
+			return s.result("versions current", "", data, func(w io.Writer) {
+				if id == "" {
+					id = "No active version under the install root."
+				}
+				fmt.Fprintln(w, id)
+			})
 		})}
 	use := &cobra.Command{Use: "use VERSION", Short: "Let a version that is kept run, and go back when it does not start", Args: cobra.ExactArgs(1), Example: "  madmail versions use 1.2.3",
 		RunE: with(func(t setup.Tree, a []string) error {

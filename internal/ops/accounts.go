@@ -253,6 +253,7 @@ func NewTable(d *Desk) Table {
 	Define(t, "accounts.list", "List the accounts", d.list)
 	Define(t, "accounts.info", "Show one account", d.info)
 	Define(t, "accounts.create", "Make an account", d.create)
+	Define(t, "accounts.dclogin", "Show the link that logs a client in", d.link)
 	Define(t, "accounts.create-random", "Make an account with a random name and password", d.createRandom)
 	Define(t, "accounts.set-password", "Change a password", d.setPassword)
 	Define(t, "accounts.delete", "Remove an account and its mail", d.remove)
@@ -452,7 +453,24 @@ func (d *Desk) create(ctx context.Context, u User) (Created, error) {
 		}
 	}
 	d.Registered(a)
-	return Created{Username: a.Wire(), Email: a.Wire()}, nil
+	return Created{Username: a.Wire(), Email: a.Wire(), DCLogin: d.Link(a, u.Password)}, nil
+}
+
+// link returns the link that logs a client in, to who knows the password.
+func (d *Desk) link(ctx context.Context, u User) (Created, error) {
+	a, err := d.parse(u.Username)
+	switch {
+	case err != nil:
+		return Created{}, err
+	case !d.Accounts.Exists(a):
+		return Created{}, fault.New(fault.NotFound, "no such account: "+a.Wire())
+	}
+	if err := d.Accounts.Verify(ctx, a, []byte(u.Password)); fault.Is(err, fault.Denied) {
+		return Created{}, fault.New(fault.Refused, "password does not match this account")
+	} else if err != nil {
+		return Created{}, err
+	}
+	return Created{Username: a.Wire(), Email: a.Wire(), DCLogin: d.Link(a, u.Password)}, nil
 }
 
 func (d *Desk) createRandom(ctx context.Context, _ none) (Created, error) {

@@ -423,7 +423,7 @@ func (s System) copyProgram(from, to string) (err error) {
 }
 
 // Ports lists what a firewall has to let in, as "tcp 993  clients fetch mail".
-func Ports(turn, ss bool) []string {
+func Ports(turn, ss, iroh bool) []string {
 	list := []string{
 		"tcp 993  clients fetch mail (TLS)", "tcp 143  clients fetch mail (STARTTLS)", "tcp 465  clients send mail (TLS)", "tcp 587  clients send mail (STARTTLS)",
 		"tcp 443  invite page, other servers, all of the above where a network lets nothing else through", "tcp 80   invite page", "tcp 25   mail from other servers",
@@ -434,12 +434,15 @@ func Ports(turn, ss bool) []string {
 	if ss {
 		list = append(list, "tcp 8388  Shadowsocks")
 	}
+	if iroh {
+		list = append(list, "tcp 3340  realtime apps")
+	}
 	return list
 }
 
 // Rules are the ports as arguments of ufw or nft scripts: "993/tcp".
-func Rules(turn, ss bool) (list []string) {
-	for _, p := range Ports(turn, ss) {
+func Rules(turn, ss, iroh bool) (list []string) {
+	for _, p := range Ports(turn, ss, iroh) {
 		f := strings.Fields(p)
 		list = append(list, f[1]+"/"+f[0])
 	}

@@ -308,7 +308,7 @@ func TestAllPathsDeriveFromOneName(t *testing.T) {
 		t.Errorf("the unit is\n%s", text)
 	}
 	// The relay's ports of calls are named (known-failures B61).
-	if r := Rules(true, true); !slices.Contains(r, "49152:65535/udp") || !slices.Contains(r, "3478/tcp") || !slices.Contains(r, "8388/tcp") {
+	if r := Rules(true, true, true); !slices.Contains(r, "49152:65535/udp") || !slices.Contains(r, "3478/tcp") || !slices.Contains(r, "8388/tcp") {
 		t.Errorf("%q", r)
 	}
 }

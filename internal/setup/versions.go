@@ -81,6 +81,9 @@ func (t Tree) versions() string         { return filepath.Join(t.Dir, "versions"
 func (t Tree) place(id string) string   { return filepath.Join(t.versions(), id) }
 func (t Tree) program(id string) string { return filepath.Join(t.place(id), t.Name) }
 
+// Program is the file of a version that is kept.
+func (t Tree) Program(id string) string { return t.program(id) }
+
 // checkID refuses names that would lead out of the tree.
 func checkID(id string) error {
 	bad := strings.ContainsFunc(id, func(r rune) bool {
