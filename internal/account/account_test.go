@@ -886,7 +886,7 @@ func TestDomainsAreOursInEverySpelling(t *testing.T) {
 		registration string
 		local, not   []string
 	}{
-		{"configured", DomainOptions{Primary: "Example.ORG.", Local: []string{"a.example b.example"}, Mail: "m.example", Hostname: "h.example"},
+		{"configured", DomainOptions{Primary: "Example.ORG.", Local: []string{"a.example", "b.example"}, Mail: "m.example", Hostname: "h.example"},
 			"example.org", []string{"EXAMPLE.org", "a.example", "b.example", "m.example"}, []string{"localhost", "127.0.0.1", "h.example", "other.example"}},
 		{"IPv4", DomainOptions{Primary: "203.0.113.5"}, "[203.0.113.5]", []string{"203.0.113.5", "[203.0.113.5]"}, []string{"localhost", "203.0.113.6"}},
 		{"IPv6", DomainOptions{Primary: "2001:db8::1"}, "[IPv6:2001:db8::1]", []string{"[IPv6:2001:DB8:0::1]", "[2001:db8::1]"}, []string{"[::1]"}},
@@ -895,7 +895,7 @@ func TestDomainsAreOursInEverySpelling(t *testing.T) {
 		{"nothing", DomainOptions{}, "[127.0.0.1]", []string{"localhost", "127.0.0.1", "[127.0.0.1]", "[::1]"}, []string{"example.org"}},
 		{"host name", DomainOptions{Hostname: "h.example"}, "h.example", []string{"h.example", "localhost", "127.0.0.1"}, nil},
 		{"loopback", DomainOptions{Primary: "localhost"}, "localhost", []string{"127.0.0.1"}, nil},
-		{"jit domain", DomainOptions{Primary: "example.org", JIT: "jit.example"}, "example.org", []string{"jit.example"}, []string{"203.0.113.5"}},
+		{"jit domain", DomainOptions{Primary: "example.org", JIT: []string{"jit.example"}}, "example.org", []string{"jit.example"}, []string{"203.0.113.5"}},
 		{"development", DomainOptions{Primary: "example.org", Dev: true}, "example.org", []string{"localhost"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

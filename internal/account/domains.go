@@ -16,7 +16,7 @@ type DomainOptions struct {
 	Primary  string   // primary_domain
 	Local    []string // local_domains
 	Mail     string   // mail_domain
-	JIT      string   // jit_domain; "" means Primary
+	JIT      []string // jit_domain; none means Primary
 	Hostname string
 	Dev      bool // add the loopback names whatever Primary is
 }
@@ -56,11 +56,11 @@ func (d *Domains) Set(o DomainOptions) error {
 		return parsed
 	}
 	primary, mail := add("primary_domain", o.Primary), add("mail_domain", o.Mail)
-	add("jit_domain", o.JIT)
-	for _, l := range o.Local {
-		for _, one := range strings.FieldsFunc(l, func(r rune) bool { return r == ' ' || r == ',' }) {
-			add("local_domains", one)
-		}
+	for _, one := range o.JIT {
+		add("jit_domain", one)
+	}
+	for _, one := range o.Local {
+		add("local_domains", one)
 	}
 	host := address.Domain("")
 	if primary == "" {

@@ -411,7 +411,7 @@ func fileSettings(c *config.Config) map[settings.Key]string {
 
 func domainOptions(c *config.Config) account.DomainOptions {
 	return account.DomainOptions{
-		Primary: c.PrimaryDomain, Local: strings.Fields(c.LocalDomains), Mail: c.MailDomain, JIT: c.JITDomain, Hostname: c.Hostname,
+		Primary: c.PrimaryDomain, Local: strings.Fields(c.LocalDomains), Mail: c.MailDomain, JIT: strings.Fields(c.JITDomain), Hostname: c.Hostname,
 	}
 }
 

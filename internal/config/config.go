@@ -44,7 +44,7 @@ type Config struct {
 	MailDomain    string `toml:"mail_domain" kind:"domain"`
 	MXDomain      string `toml:"mx_domain" kind:"domain"`
 	WebDomain     string `toml:"web_domain" kind:"domain"`
-	JITDomain     string `toml:"jit_domain" kind:"domain"`
+	JITDomain     string `toml:"jit_domain" kind:"list"`
 	PublicIP      string `toml:"public_ip" kind:"ip"`
 	StateDir      string `toml:"state_dir"`
 	RuntimeDir    string `toml:"runtime_dir"`
@@ -581,6 +581,9 @@ func set(v reflect.Value, f field, n *unstable.Node) (what, hint string) {
 func setText(v reflect.Value, f field, text string) (what, hint string) {
 	if strings.ContainsFunc(text, unicode.IsControl) {
 		return "has a control character", "write one line of text"
+	}
+	if f.kind == "list" { // earlier versions take commas between names, too
+		text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == ',' }), " ")
 	}
 	if what, hint = check(f, text); what == "" {
 		v.SetString(text)

@@ -78,11 +78,12 @@ func parse(t testing.TB, text string) *Config {
 func TestValuesAreReadInEveryForm(t *testing.T) {
 	c := parse(t, "\ufeff"+`hostname = "chat.example.org"
 local_domains = ["a.example.org", "b.example.org"]
+jit_domain = "c.example.org,d.example.org, 192.0.2.1"
 mx_domain = ""
 public_ip = "192.0.2.1"
 debug = "yes"
 log = true
-turn_enable = true
+turn_enable = 1
 username_length = 1_0
 auth_auto_create = false
 max_message_size = 1_000_000
@@ -107,6 +108,7 @@ password_min_length = 9
 `)
 	for _, x := range []struct{ name, got, want string }{
 		{"local_domains", c.LocalDomains, "a.example.org b.example.org"},
+		{"jit_domain", c.JITDomain, "c.example.org d.example.org 192.0.2.1"},
 		{"mx_domain", c.MXDomain, ""},
 		{"log", c.Log, "true"},
 		{"auth_auto_create", c.AutoCreate, "false"},

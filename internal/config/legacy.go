@@ -1000,7 +1000,8 @@ func (l *legacy) derive(macros map[string][]string, d directive) {
 	first("hostname", "hostname")
 	first("primary_domain", "primary_domain")
 	first("public_ip", "public_ip")
-	for _, other := range []string{l.c.MailDomain, l.c.JITDomain} {
+	jit, _, _ := strings.Cut(l.c.JITDomain, " ")
+	for _, other := range []string{l.c.MailDomain, jit} {
 		if l.c.PrimaryDomain == "" {
 			l.c.PrimaryDomain = other
 		}

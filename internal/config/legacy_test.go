@@ -95,6 +95,24 @@ func TestAFileForContainersAsksTheEnvironment(t *testing.T) {
 	}
 }
 
+// TestCommasBetweenDomains as the second version takes them.
+func TestCommasBetweenDomains(t *testing.T) {
+	c := blocks(t, `$(hostname) = mail.example.org
+$(local_domains) = a.example.org,b.example.org c.example.org
+auth.pass_table accounts {
+    jit_domain d.example.org, [192.0.2.1]
+}
+smtp tcp://0.0.0.0:25 {
+    destination postmaster $(local_domains) {
+        deliver_to &accounts
+    }
+}
+`, nil)
+	if c.PrimaryDomain != "d.example.org" || c.JITDomain != "d.example.org [192.0.2.1]" || c.LocalDomains != "a.example.org b.example.org c.example.org" {
+		t.Errorf("primary %q, jit %q, local %q", c.PrimaryDomain, c.JITDomain, c.LocalDomains)
+	}
+}
+
 // TestTheDirectivesOfContactSharingAreObeyed in both syntaxes, without a note; what is no
 // file of SQLite is refused, as it is for accounts.
 func TestTheDirectivesOfContactSharingAreObeyed(t *testing.T) {
