@@ -117,6 +117,8 @@ func (h *house) secondVersion(peer string) {
 		INSERT INTO exchangers (name, url, enabled) VALUES ('ex', 'https://ex.example/pull', 0);
 		INSERT INTO mailbox_modseq VALUES ('` + secondOwner + `', 99);
 		INSERT INTO push_tokens (username, device_token) VALUES ('` + secondOwner + `', 'openpgp:tok');`
+	script += "INSERT INTO passwords (username, hash) VALUES ('literal12@2001:db8::1', '" + hashes["bcryptone"] + "');" // it knows no brackets there
+	h.put(secondText, "mail", "literal12@2001:db8::1", "Maildir", "new", "77777777-7777-4777-8777-777777777777")
 	for user, hash := range hashes {
 		script += "INSERT INTO passwords (username, hash) VALUES ('" + user + "@[127.0.0.1]', '" + hash + "');"
 	}
@@ -205,7 +207,17 @@ func TestAServerTakesOverTheSecondVersion(t *testing.T) {
 
 	x := h.target()
 	x.Password = "correct-horse"
-	r, err := x.Login("sha256sha")
+	x.Domain = "2001:db8::1"
+	r, err := x.Login("literal12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := do(t, r, "SELECT INBOX"); !strings.Contains(text, "* 1 EXISTS") {
+		t.Errorf("an account of an IPv6 address: %s", text)
+	}
+	r.Close()
+	x.Domain = h.target().Domain
+	r, err = x.Login("sha256sha")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,9 +67,20 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // Reload reads the table again, for hands that used SQL.
 func (s *Store) Reload(ctx context.Context) error {
 	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		m, err := read(ctx, &tx.Q)
+		m, others, err := read(ctx, &tx.Q)
 		if err != nil {
 			return err
+		}
+		for name, wire := range others { // or they would not go with their account
+			_, err := tx.Exec(ctx, `INSERT INTO push_tokens (username, device_token, updated_at)
+				SELECT ?, device_token, updated_at FROM push_tokens WHERE username = ?
+				ON CONFLICT (username, device_token) DO UPDATE SET updated_at = max(updated_at, excluded.updated_at)`, wire, name)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, "DELETE FROM push_tokens WHERE username = ?", name); err != nil {
+				return err
+			}
 		}
 		tx.AfterCommit(func() {
 			s.mu.Lock()
@@ -81,24 +92,31 @@ func (s *Store) Reload(ctx context.Context) error {
 	return fault.Wrap(fault.KindOf(err), err, "device: load")
 }
 
-func read(ctx context.Context, q *db.Q) (map[address.Addr][]device, error) {
-	rows, err := q.Query(ctx, "SELECT username, device_token, updated_at FROM push_tokens ORDER BY username, updated_at")
+// read returns the tokens, and the names that earlier versions wrote in another spelling
+// with the normal form of each.
+func read(ctx context.Context, q *db.Q) (m map[address.Addr][]device, others map[string]string, err error) {
+	rows, err := q.Query(ctx, "SELECT username, device_token, updated_at FROM push_tokens ORDER BY updated_at, username")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer rows.Close()
-	m := make(map[address.Addr][]device)
+	m, others = make(map[address.Addr][]device), make(map[string]string)
 	for rows.Next() {
 		var name, token string
 		var at db.Time
 		if err := rows.Scan(&name, &token, &at); err != nil {
-			return nil, fault.Wrap(fault.Internal, err, "device: read")
+			return nil, nil, fault.Wrap(fault.Internal, err, "device: read")
 		}
-		if a, err := address.Parse(name); err == nil {
-			m[a] = append(m[a], device{token, at.Time})
+		a, err := address.Parse(name)
+		if err != nil {
+			continue
 		}
+		if a.Wire() != name {
+			others[name] = a.Wire()
+		}
+		m[a] = append(slices.DeleteFunc(m[a], func(d device) bool { return d.token == token }), device{token, at.Time})
 	}
-	return m, fault.Wrap(fault.Busy, rows.Err(), "device: read")
+	return m, others, fault.Wrap(fault.Busy, rows.Err(), "device: read")
 }
 
 // Add leaves a token with a, or refreshes its time. When a has MaxDevices

@@ -158,6 +158,36 @@ func TestRemoving(t *testing.T) {
 	f.want(t, b, "one")
 }
 
+// TestRowsOfAnotherSpellingGoWithTheAccount: the second version writes IPv6 domains as
+// clients do.
+func TestRowsOfAnotherSpellingGoWithTheAccount(t *testing.T) {
+	f := setUp(t)
+	a := addr(t, "a@[IPv6:2001:db8::1]")
+	err := f.d.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+		for _, row := range [][3]any{{"a@2001:db8::1", "one", 1}, {"a@[ipv6:2001:db8::1]", "two", 2}, {"a@2001:db8::1", "two", 3}, {a.Wire(), "one", 4}} {
+			if _, err := tx.Exec(ctx, "INSERT INTO push_tokens (username, device_token, updated_at) VALUES (?, ?, ?)", row[:]...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.want(t, a, "one", "two")
+	if err := f.RemoveToken(t.Context(), a, "two"); err != nil {
+		t.Fatal(err)
+	}
+	f.want(t, a, "one")
+	if err := f.Remove(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	f.want(t, a)
+}
+
 func TestOldTokensAndThoseOfNobodyExpire(t *testing.T) {
 	f := setUp(t)
 	a, b, gone := addr(t, "a@example.org"), addr(t, "b@example.org"), addr(t, "gone@example.org")

@@ -104,6 +104,41 @@ func TestMeasuringARemovedAccountLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestAccountsOfEarlierVersionsAreFound: the second version kept the domain as clients
+// write it. Where two stand for one address none is lost.
+func TestAccountsOfEarlierVersionsAreFound(t *testing.T) {
+	dir := t.TempDir()
+	at := func(n string) string { return filepath.Join(dir, "mail", n, "Maildir", "new") }
+	for _, n := range []string{"a@2001:db8::1", "b@[ipv6:2001:db8::1]", "C@x.org", "Ж@x.org", "d@x.org", "D@x.org", "no address"} {
+		if err := os.MkdirAll(at(n), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(at(n), "m"), []byte(n+"\r\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "mail", "F@x.org"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a second start finds them, too
+		s := open(t, Options{Dir: dir})
+		if err := s.Hydrate(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"a@2001:db8::1": "a@2001:db8::1", "b@[IPv6:2001:db8::1]": "b@[ipv6:2001:db8::1]", "c@x.org": "C@x.org", "ж@x.org": "Ж@x.org", "d@x.org": "d@x.org",
+		} {
+			if got := contents(t, s, inbox(t, name)); len(got) != 1 || got[1] != want+"\r\n" {
+				t.Errorf("%s holds %v", name, got)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(at("D@x.org"), "m")); err != nil {
+			t.Error(err)
+		}
+		closeStore(t, s)
+	}
+}
+
 // TestFoldersOfEarlierVersionsAreFound: the second version wrote names as they are
 // where ours have a percent form. None is lost, none stands for another.
 func TestFoldersOfEarlierVersionsAreFound(t *testing.T) {

@@ -207,6 +207,9 @@ func measurers() int { return 2 * max(2, runtime.GOMAXPROCS(0)) }
 // was kept, where nothing on disk changed since. It is called once, before the doors
 // open. progress, when not nil, is told how many accounts are done.
 func (s *Store) Hydrate(ctx context.Context, progress func(done int)) error {
+	if err := s.respellAccounts(ctx); err != nil {
+		return err
+	}
 	kept, err := s.takeMeasured()
 	if err != nil {
 		return err

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"madmail/internal/address"
@@ -314,19 +316,58 @@ func (s *Store) respell(a address.Addr) (any bool, err error) {
 			s.log.Warn("a directory beside the mailboxes cannot be one", "err", err)
 			continue
 		}
-		to := filepath.Join(folders, encodeName(name))
-		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-			s.log.Warn("two directories stand for one mailbox; one is left aside")
-			continue
-		}
-		if err := s.disk.rename(filepath.Join(folders, raw), to); err != nil {
-			return true, trouble(err, "rename a mailbox of an earlier version")
-		}
-		if err := s.disk.syncDir(folders); err != nil {
-			return true, trouble(err, "rename a mailbox of an earlier version")
+		if err := s.adopt(folders, raw, encodeName(name)); err != nil {
+			return true, err
 		}
 	}
 	return len(list) > 0, nil
+}
+
+// respellAccounts gives the directories of accounts the normal form of their address:
+// the second version knew no tag of IPv6 literals and folds no letters but those of ASCII.
+func (s *Store) respellAccounts(ctx context.Context) error {
+	dir, err := os.Open(s.mail)
+	if err != nil {
+		return trouble(err, "list accounts")
+	}
+	defer dir.Close()
+	others := make(map[string]string)
+	for err == nil {
+		var names []string
+		names, err = dir.Readdirnames(1024)
+		for _, n := range names {
+			if a, perr := address.Parse(n); perr == nil && a.Wire() != n {
+				others[n] = a.Wire()
+			}
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(others)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.adopt(s.mail, n, others[n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopt gives a directory of an earlier version its name here. Where that is taken, the
+// other stays as it is.
+func (s *Store) adopt(dir, raw, name string) error {
+	from, to := filepath.Join(dir, raw), filepath.Join(dir, name)
+	is, err := os.Stat(from)
+	if err != nil || !is.IsDir() {
+		return nil
+	}
+	if other, err := os.Lstat(to); err == nil && !os.SameFile(is, other) || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("two directories stand for one name; one is left aside")
+		return nil
+	}
+	if err := s.disk.rename(from, to); err != nil {
+		return trouble(err, "rename a directory of an earlier version")
+	}
+	return trouble(s.disk.syncDir(dir), "rename a directory of an earlier version")
 }
 
 // spelled returns the name that clients know a directory of another server's by. What has
