@@ -340,6 +340,7 @@ func (s *shell) uninstall() *cobra.Command {
 			if err := mayChange(root); err != nil {
 				return err
 			}
+			yes = yes || r.Force // earlier versions have no other word for it
 			if !yes && !s.json {
 				for _, t := range texts {
 					fmt.Fprintln(s.err, " ", t)
@@ -379,7 +380,7 @@ func (s *shell) uninstall() *cobra.Command {
 	layoutFlags(c, &r.Layout, &root)
 	f := c.Flags()
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
-	f.BoolVar(&r.Force, "force", false, "remove the user even where data stay")
+	f.BoolVar(&r.Force, "force", false, "do not ask, and remove the user even where data stay")
 	f.BoolVar(&r.KeepData, "keep-data", false, "leave mail, accounts, keys and logs, and the user who owns them")
 	f.BoolVar(&r.KeepUser, "keep-user", false, "leave the user")
 	f.BoolVar(&r.KeepConfig, "keep-config", false, "leave the configuration")
