@@ -57,10 +57,10 @@ func (s *shell) certificate() *cobra.Command {
 			}
 			return s.result("certificate dev", "", map[string]string{"cert_path": cert, "key_path": key}, func(w io.Writer) { fmt.Fprintln(w, cert) })
 		}}
-	get := s.certificateGet("get")
-	get.Aliases = []string{"regenerate"}
+	get, again := s.certificateGet("get"), s.certificateGet("regenerate")
+	again.Short, again.Example = "Order a certificate from an authority, also when there is a good one", "  madmail certificate regenerate"
 	return s.group("certificate", "Manage the TLS certificate", "  madmail certificate status\n  madmail certificate autocert enable --email you@example.org\n  madmail certificate get",
-		status, get, s.autocert(), s.certificateACME(), selfSigned, dev)
+		status, get, again, s.autocert(), s.certificateACME(), selfSigned, dev)
 }
 
 // orderFlags are the flags of every command that orders.
@@ -89,7 +89,10 @@ func (s *shell) certificateGet(word string) *cobra.Command {
 	var o ops.CertificateOrder
 	c := &cobra.Command{Use: word, Short: "Order a certificate from an authority, unless there is a good one", Args: cobra.NoArgs,
 		Example: "  madmail certificate get\n  madmail certificate get --staging   try it out",
-		RunE:    func(*cobra.Command, []string) error { return s.obtain("certificate get", o) }}
+		RunE: func(*cobra.Command, []string) error {
+			o.Force = o.Force || word == "regenerate"
+			return s.obtain("certificate "+word, o)
+		}}
 	orderFlags(c, &o)
 	c.Flags().StringVar(&o.Domain, "domain", "", "this `name` instead of those of the configuration, once; acme_names adds one for good")
 	return c
