@@ -65,7 +65,7 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 		fmt.Fprintln(err, `Note: "maddy" alone starts the server as it always did; write "maddy run".`)
 		args = []string{"run"}
 	}
-	root.SetArgs(args)
+	root.SetArgs(oneDash(args))
 	c, e := root.ExecuteContextC(context.Background())
 	if e == nil {
 		return done
@@ -80,6 +80,28 @@ func Main(args []string, in io.Reader, out, err io.Writer) int {
 		return misuse
 	}
 	return failed
+}
+
+// oneDash gives the long flags before the command, and those of "run", the second dash
+// that the parser of the first version did without: its containers start it so.
+func oneDash(args []string) []string {
+	out := slices.Clone(args)
+	command := ""
+	for i := 0; i < len(out) && (command == "" || command == "run"); i++ {
+		bare := strings.TrimLeft(out[i], "-")
+		switch name, _, whole := strings.Cut(bare, "="); {
+		case bare == out[i]:
+			command = bare
+		case name == "debug":
+			out[i] = "--" + bare
+		case slices.Contains([]string{"config", "state-dir", "libexec", "log"}, name):
+			out[i] = "--" + bare
+			if !whole {
+				i++ // its value
+			}
+		}
+	}
+	return out
 }
 
 // failure is an error that lies with the server, not with the arguments, whatever its
