@@ -51,6 +51,7 @@ type shell struct {
 	blocks   [4]string // named blocks of a legacy configuration
 	ran      bool      // the arguments were good: what fails now is not misuse
 	serving  bool      // the command is run
+	once     bool      // run starts and stops at once
 }
 
 // usageError is a mistake in the arguments.
@@ -160,6 +161,8 @@ func (s *shell) root() *cobra.Command {
 	f.StringVar(&s.stateDir, "state-dir", "", "state `directory`")
 	f.StringVar(&s.stateDir, "libexec", "", "same as --state-dir")
 	_ = f.MarkHidden("libexec")
+	f.BoolVar(&s.once, "boot-once", false, "start and stop at once")
+	_ = f.MarkHidden("boot-once")
 	f.BoolVar(&s.json, "json", false, "machine-readable output")
 	f.BoolVar(&s.debug, "debug", false, "log debugging messages to stderr")
 	for i, b := range legacyBlocks {
@@ -221,6 +224,10 @@ func (s *shell) group(use, short, example string, sub ...*cobra.Command) *cobra.
 
 // needsCommand is what a group does when nobody says which of its commands.
 func (s *shell) needsCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 && s.once && !c.HasParent() {
+		s.serving = true
+		return s.serve(false, true, nil)
+	}
 	if len(args) == 0 {
 		if !s.json {
 			c.SetOut(s.err)
@@ -338,7 +345,7 @@ func (s *shell) alone(ctx context.Context, opt app.Options, op string, params an
 }
 
 func (s *shell) run() *cobra.Command {
-	var dev, once, version bool
+	var dev, version bool
 	var log []string
 	c := &cobra.Command{
 		Use:     "run",
@@ -353,12 +360,10 @@ func (s *shell) run() *cobra.Command {
 			if err := crashLoudly(); err != nil {
 				return fault.Wrap(fault.Internal, err, "limit core files")
 			}
-			return s.serve(dev, once, log) // fault.Invalid is exit code 2: a service manager must not try again
+			return s.serve(dev, s.once, log) // fault.Invalid is exit code 2: a service manager must not try again
 		},
 	}
 	c.Flags().BoolVar(&dev, "dev", false, "make a configuration for this machine when there is none, and show how to connect")
-	c.Flags().BoolVar(&once, "boot-once", false, "start and stop at once")
-	_ = c.Flags().MarkHidden("boot-once")
 	c.Flags().StringSliceVar(&log, "log", nil, "log to these `targets` instead of those of the configuration")
 	c.Flags().BoolVarP(&version, "v", "v", false, "print name and version")
 	_ = c.Flags().MarkHidden("v")
