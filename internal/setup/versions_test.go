@@ -189,6 +189,36 @@ func TestNothingChangesForAProgramThatIsNotOurs(t *testing.T) {
 	}
 }
 
+// TestTheWayBackToTheSecondVersion: what its upgrades left in the tree, without a sum and
+// signed by somebody else, can be used again.
+func TestTheWayBackToTheSecondVersion(t *testing.T) {
+	tree, key, words := newTree(t)
+	_, other, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(tree.versions(), "2.23.0")
+	err = errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(filepath.Dir(tree.Link), 0o755),
+		os.WriteFile(filepath.Join(dir, tree.Name), sign(other, script("2.23.0")), 0o755),
+		os.WriteFile(filepath.Join(dir, "meta.json"), []byte(`{"version":"2.23.0","installed_at":"1767225600","source":"upgrade","os":"linux","signature_ok":true}`), 0o644),
+		os.Symlink(dir, filepath.Join(tree.Dir, "current")), os.Symlink(filepath.Join(dir, tree.Name), tree.Link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := tree.Add(t.Context(), sign(key, script("3.0")), "file", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := tree.Use(t.Context(), v.Version); err != nil || s.Previous != "2.23.0" || says(t, tree.Link) != "3.0" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	*words = nil
+	s, err := tree.Use(t.Context(), "2.23.0")
+	if err != nil || s.Previous != "3.0" || s.SignatureOK || says(t, tree.Link) != "2.23.0" || !slices.Equal(*words, []string{"stop", "start"}) {
+		t.Errorf("%+v, %v, %q", s, err, *words)
+	}
+}
+
 func archive(t *testing.T, files map[string][]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
