@@ -292,7 +292,10 @@ func (a *App) openConfig(context.Context) error {
 	}
 	a.notes(conf)
 	a.StateDir = conf.FindStateDir(a.opt.StateDir, a.opt.Env)
-	a.RuntimeDir = conf.FindRuntimeDir(a.StateDir)
+	a.RuntimeDir = conf.UsualRuntimeDir(a.StateDir)
+	if a.opt.Offline {
+		a.RuntimeDir = conf.FindRuntimeDir(a.StateDir)
+	}
 	if conf.StateDir != "" && conf.StateDir != a.StateDir {
 		a.log.Warn("the state directory of the configuration file is not used: another one was named", "used", a.StateDir)
 	}
@@ -327,9 +330,12 @@ func (a *App) applyLogging(conf *config.Config, disabled bool) error {
 
 // openState takes the state directory for this process.
 func (a *App) openState(ctx context.Context) error {
-	for _, d := range []string{a.StateDir, a.RuntimeDir} {
-		if err := os.MkdirAll(d, 0o750); err != nil {
-			return fault.WithHint(fault.Wrap(fault.Invalid, err, "state directory"), "name another one with --state-dir")
+	if err := os.MkdirAll(a.StateDir, 0o750); err != nil {
+		return fault.WithHint(fault.Wrap(fault.Invalid, err, "state directory"), "name another one with --state-dir")
+	}
+	if !a.opt.Offline {
+		if err := a.openRuntimeDir(); err != nil {
+			return err
 		}
 	}
 	release, err := a.lock(ctx)
@@ -338,13 +344,36 @@ func (a *App) openState(ctx context.Context) error {
 	}
 	a.onStop(func(context.Context) error { return release() })
 	if !a.opt.Offline {
-		pid := filepath.Join(a.RuntimeDir, "madmail.pid")
+		pid := filepath.Join(a.RuntimeDir, config.PIDFile)
 		if err := os.WriteFile(pid, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 			return fault.Wrap(fault.Invalid, err, "process id")
 		}
 		a.onStop(func(context.Context) error { return os.Remove(pid) })
 	}
 	return nil
+}
+
+// openRuntimeDir makes the directory of the socket. The unit that the second version
+// writes for a state directory elsewhere makes none below /run, and the service may not.
+func (a *App) openRuntimeDir() error {
+	usable := func(dir string) error {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(dir, ".try-*")
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	err := usable(a.RuntimeDir)
+	own := config.OwnRuntimeDir(a.StateDir)
+	if err != nil && a.RuntimeDir != own {
+		a.log.Warn("the runtime directory cannot be used; the state directory has socket and process id", "directory", a.RuntimeDir, "err", err)
+		a.RuntimeDir = own
+		err = usable(own)
+	}
+	return fault.WithHint(fault.Wrap(fault.Invalid, err, "runtime directory"), "name another one by runtime_dir")
 }
 
 // lock takes the state directory. A server waits a moment for a command that

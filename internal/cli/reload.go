@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"madmail/internal/app"
+	"madmail/internal/config"
 	"madmail/internal/control"
 	"madmail/internal/fault"
 	"madmail/internal/ops"
@@ -79,7 +80,7 @@ func (s *shell) reloadBy(url, scope string, insecure bool) (reloaded, error) {
 	var t ops.AdminToken
 	if err := s.call("admin-token", nil, &t); err != nil {
 		// A server has the state and does not answer on its socket.
-		if pid, ok := process(filepath.Join(run, "madmail.pid")); ok && url == "" && errors.Is(err, app.ErrLocked) && hangUp(pid) == nil {
+		if pid, ok := process(filepath.Join(run, config.PIDFile)); ok && url == "" && errors.Is(err, app.ErrLocked) && hangUp(pid) == nil {
 			return reloaded{Reloaded: ops.Reloaded{Reloaded: true, Changes: []string{fmt.Sprintf("process %d got a signal; it says itself what it cannot read", pid)}}}, nil
 		}
 		return reloaded{}, err

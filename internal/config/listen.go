@@ -397,15 +397,32 @@ func (c *Config) FindStateDir(flag string, env func(string) string) string {
 	return "data"
 }
 
-// FindRuntimeDir says where the socket and the process id lie.
+// PIDFile is the name of the file with the server's process id.
+const PIDFile = "madmail.pid"
+
+// FindRuntimeDir says where the socket and the process id of a server lie, or would: a
+// server that may not write into the usual directory has them in the state directory.
 func (c *Config) FindRuntimeDir(stateDir string) string {
+	usual, own := c.UsualRuntimeDir(stateDir), OwnRuntimeDir(stateDir)
+	there := func(dir string) bool { _, err := os.Stat(filepath.Join(dir, PIDFile)); return err == nil }
+	if usual != own && !there(usual) && there(own) {
+		return own
+	}
+	return usual
+}
+
+// OwnRuntimeDir is the runtime directory in a state directory.
+func OwnRuntimeDir(stateDir string) string { return filepath.Join(stateDir, "run") }
+
+// UsualRuntimeDir says where a server is to have its socket and its process id.
+func (c *Config) UsualRuntimeDir(stateDir string) string {
 	if c.RuntimeDir != "" {
 		return c.RuntimeDir
 	}
 	if strings.HasPrefix(stateDir, "/var/lib/") {
 		return "/run/" + BinaryName()
 	}
-	return filepath.Join(stateDir, "run")
+	return OwnRuntimeDir(stateDir)
 }
 
 // Starter is the text of a first configuration file.

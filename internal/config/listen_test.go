@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -163,8 +164,17 @@ func TestWhereTheFilesAre(t *testing.T) {
 	if got := c.FindRuntimeDir("/var/lib/madmail"); !strings.HasPrefix(got, "/run/") {
 		t.Errorf("runtime directory %s", got)
 	}
+	// A server that may not write into the usual one has its own; the usual one counts
+	// as soon as there is a server in it.
 	c.RuntimeDir = "elsewhere"
-	if got := c.FindRuntimeDir("data"); got != "elsewhere" {
-		t.Errorf("runtime directory %s", got)
+	for _, step := range []struct{ made, want string }{{"", "elsewhere"}, {filepath.Join("data", "run"), filepath.Join("data", "run")}, {"elsewhere", "elsewhere"}} {
+		if step.made != "" {
+			if err := errors.Join(os.MkdirAll(step.made, 0o700), os.WriteFile(filepath.Join(step.made, PIDFile), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := c.FindRuntimeDir("data"); got != step.want || c.UsualRuntimeDir("data") != "elsewhere" {
+			t.Errorf("with a server in %q: %s", step.made, got)
+		}
 	}
 }
