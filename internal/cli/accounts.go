@@ -108,11 +108,9 @@ func (s *shell) accountsCreate() *cobra.Command {
 	c := &cobra.Command{Use: "create USER", Short: "Make an account", Args: cobra.ExactArgs(1),
 		Example: "  madmail accounts create alice\n  echo secret | madmail accounts create alice@example.org",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if password == "" {
-				var err error
-				if password, err = s.password(); err != nil {
-					return err
-				}
+			password, err := s.password(password)
+			if err != nil {
+				return err
 			}
 			var r ops.Created
 			if err := s.call("accounts.create", ops.User{Username: args[0], Password: password}, &r); err != nil {
@@ -140,11 +138,9 @@ func (s *shell) accountsDCLogin() *cobra.Command {
 	var password string
 	c := &cobra.Command{Use: "dclogin USER", Short: "Print the link that logs a client in", Args: cobra.ExactArgs(1), Example: "  madmail accounts dclogin alice",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if password == "" {
-				var err error
-				if password, err = s.password(); err != nil {
-					return err
-				}
+			password, err := s.password(password)
+			if err != nil {
+				return err
 			}
 			var r ops.Created
 			if err := s.call("accounts.dclogin", ops.User{Username: args[0], Password: password}, &r); err != nil {
@@ -184,11 +180,9 @@ func (s *shell) setPassword() *cobra.Command {
 	var password string
 	c := &cobra.Command{Use: "set-password USER", Short: "Change a password", Args: cobra.ExactArgs(1), Example: "  madmail accounts set-password alice",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if password == "" {
-				var err error
-				if password, err = s.password(); err != nil {
-					return err
-				}
+			password, err := s.password(password)
+			if err != nil {
+				return err
 			}
 			var r ops.User
 			if err := s.call("accounts.set-password", ops.User{Username: args[0], Password: password}, &r); err != nil {

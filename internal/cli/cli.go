@@ -643,8 +643,11 @@ func (s *shell) confirm(question string, yes bool) bool {
 	return false
 }
 
-// password reads one without echo from a terminal, else a line.
-func (s *shell) password() (string, error) {
+// password returns what was given, or reads one: without echo from a terminal, else a line.
+func (s *shell) password(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
 	if f, ok := s.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		fmt.Fprint(s.err, "Password: ")
 		b, err := term.ReadPassword(int(f.Fd()))

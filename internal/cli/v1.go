@@ -20,11 +20,9 @@ func (s *shell) hash() *cobra.Command {
 	p := account.HashParams{}
 	c := &cobra.Command{Use: "hash", Short: "Print the hash of a password as it is stored", Args: cobra.NoArgs, Example: "  echo secret | madmail hash\n  madmail hash --hash argon2",
 		RunE: func(*cobra.Command, []string) error {
-			if password == "" {
-				var err error
-				if password, err = s.password(); err != nil {
-					return err
-				}
+			password, err := s.password(password)
+			if err != nil {
+				return err
 			}
 			text, err := account.HashWith([]byte(password), p)
 			if err != nil {

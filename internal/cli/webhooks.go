@@ -75,7 +75,7 @@ func (s *shell) webhookChange(args []string) (p ops.WebhookChange, err error) {
 			m[name], err = strconv.Atoi(text)
 		default:
 			if name == "secret" && text == "-" {
-				text, err = s.password()
+				text, err = s.password("")
 			}
 			m[name] = text
 		}
