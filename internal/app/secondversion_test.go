@@ -4,7 +4,6 @@ package app
 
 import (
 	"crypto/tls"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -83,19 +82,6 @@ func (h *house) put(text string, path ...string) {
 	}
 }
 
-// run runs statements on a database of the state.
-func (h *house) run(name, script string) {
-	h.t.Helper()
-	d, err := sql.Open("sqlite", filepath.Join(h.dir, name))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	_, err = d.Exec(script)
-	if err = errors.Join(err, d.Close()); err != nil {
-		h.t.Fatal(err)
-	}
-}
-
 // secondVersion writes a state directory as the second version leaves it, but for what
 // the configuration says. Mail for remote.example goes to peer.
 func (h *house) secondVersion(peer string) {
@@ -122,8 +108,8 @@ func (h *house) secondVersion(peer string) {
 	for user, hash := range hashes {
 		script += "INSERT INTO passwords (username, hash) VALUES ('" + user + "@[127.0.0.1]', '" + hash + "');"
 	}
-	h.run("credentials.db", script)
-	h.run("sharing.db", `CREATE TABLE contacts (slug TEXT PRIMARY KEY NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL DEFAULT '', created_at TEXT NOT NULL DEFAULT (datetime('now')));
+	h.change("credentials.db", script)
+	h.change("sharing.db", `CREATE TABLE contacts (slug TEXT PRIMARY KEY NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL DEFAULT '', created_at TEXT NOT NULL DEFAULT (datetime('now')));
 		INSERT INTO contacts (slug, url, name) VALUES ('bob', 'openpgp4fpr:AABB#a=b%40c', 'Bob'), ('mine', 'reserved', '');`)
 	h.put(secondToken+"\n", "admin_token")
 	key, err := dkim.Generate(dkim.RSA2048)
