@@ -26,10 +26,6 @@ const (
 
 // dsn names the file and what every connection to it is set to.
 func dsn(path string, reader bool, opt Options) string {
-	p := filepath.ToSlash(path)
-	if !strings.HasPrefix(p, "/") {
-		p = "/" + p // a drive letter
-	}
 	q := url.Values{}
 	for _, pragma := range []string{
 		"busy_timeout(" + strconv.FormatInt(opt.busy().Milliseconds(), 10) + ")",
@@ -42,6 +38,15 @@ func dsn(path string, reader bool, opt Options) string {
 	}
 	if reader {
 		q.Add("_pragma", "query_only(1)")
+	}
+	return fileURI(path, q)
+}
+
+// fileURI is how SQLite is told of a file and of what its connections are set to.
+func fileURI(path string, q url.Values) string {
+	p := filepath.ToSlash(path)
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p // a drive letter
 	}
 	return "file://" + (&url.URL{Path: p}).EscapedPath() + "?" + q.Encode()
 }
@@ -63,11 +68,7 @@ func CreateForeign(ctx context.Context, path string) (*sql.DB, error) {
 	case err != nil:
 		return nil, fault.Wrap(fault.Busy, err, "db: create")
 	}
-	p := filepath.ToSlash(abs)
-	if !strings.HasPrefix(p, "/") {
-		p = "/" + p
-	}
-	d, err := sql.Open(driverName, "file://"+(&url.URL{Path: p}).EscapedPath()+"?_pragma=journal_mode(MEMORY)&_pragma=synchronous(FULL)")
+	d, err := sql.Open(driverName, fileURI(abs, url.Values{"_pragma": {"journal_mode(MEMORY)", "synchronous(FULL)"}}))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "db: create "+path)
 	}
@@ -89,12 +90,8 @@ func OpenForeign(ctx context.Context, path string) (*sql.DB, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Busy, err, "db: open")
 	}
-	p := filepath.ToSlash(abs)
-	if !strings.HasPrefix(p, "/") {
-		p = "/" + p
-	}
 	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")", "query_only(1)"}}
-	d, err := sql.Open(driverName, "file://"+(&url.URL{Path: p}).EscapedPath()+"?"+q.Encode())
+	d, err := sql.Open(driverName, fileURI(abs, q))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "db: open "+path)
 	}

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -290,20 +289,19 @@ func (s *Store) Commit(ctx context.Context, p *Plan) error {
 // store writes changes to settings, to a predecessor's table when there is
 // one, and to the names that predecessors have for the same setting.
 func (s *Store) store(ctx context.Context, tx *db.Tx, changes []Change) error {
-	places := []string{"settings (key, value)"}
+	tables := []string{"settings"}
 	if s.mirror {
-		places = append(places, "passwords (key, value)")
+		tables = append(tables, "passwords")
 	}
 	for _, c := range changes {
 		rows := rowsOf(c)
-		for _, place := range places {
-			table, _, _ := strings.Cut(place, " ")
+		for _, table := range tables {
 			for _, k := range slices.Sorted(maps.Keys(rows)) {
 				var err error
 				if c.Reset {
 					_, err = tx.Exec(ctx, "DELETE FROM "+table+" WHERE key = ?", string(k))
 				} else {
-					_, err = tx.Exec(ctx, "INSERT INTO "+place+" VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", string(k), rows[k])
+					_, err = tx.Exec(ctx, "INSERT INTO "+table+" (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", string(k), rows[k])
 				}
 				if err != nil {
 					return err
